@@ -1,0 +1,47 @@
+# Everything a user or a newcomer calls. `make setup` is what the others call first.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+STAMP := $(VENV)/.installed
+LOG ?=
+
+.PHONY: setup demo test check chaos bench lock clean
+
+setup: $(STAMP)
+
+# uv where it is installed (seconds), pip otherwise (a minute or two); both install exactly requirements.lock.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sluiceway needs Python 3.11 or later; set PYTHON=python3.x"; exit 1; }
+	@if command -v uv >/dev/null 2>&1; then \
+	  echo "setup: uv"; uv venv -q --allow-existing --python $(PYTHON) $(VENV) && \
+	  uv pip install -q -p $(VENV) --require-hashes -r requirements.lock && uv pip install -q -p $(VENV) --no-deps -e .; \
+	else \
+	  echo "setup: pip (the first time takes a minute or two)"; $(PYTHON) -m venv $(VENV) && \
+	  $(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock && \
+	  $(BIN)/pip install -q --disable-pip-version-check --no-deps -e .; \
+	fi
+	@touch $(STAMP)
+
+demo: setup
+	@$(BIN)/sluiceway demo $(if $(LOG),--log "$(LOG)")
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/pytest -m "not long" $(PYTEST_ARGS)
+
+chaos: setup
+	$(BIN)/pytest tests/chaos -m "long or not long" $(PYTEST_ARGS)
+
+bench: setup
+	$(BIN)/sluiceway bench traffic
+
+lock:
+	uv pip compile -q --python-version 3.11 --universal pyproject.toml --extra local --extra dev -o requirements.lock --generate-hashes --no-annotate --no-header --no-emit-index-url
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
