@@ -1,1 +1,1 @@
-"""."""
+"""Where results rest: ClickHouse and the object store."""

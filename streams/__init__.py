@@ -1,1 +1,1 @@
-"""."""
+"""What is computed: the runtime, the sketches and one folder a domain."""

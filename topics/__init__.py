@@ -1,1 +1,1 @@
-"""."""
+"""What flows: records, topic specs and codecs. Pure; imports no Kafka client."""

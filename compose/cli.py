@@ -1,0 +1,27 @@
+"""The `sluiceway` command: binds each subcommand to its module and turns known errors into clear messages."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from compose.settings import SettingError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="An event-sourced stream processor.", rich_markup_mode=None
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Sluiceway: Kafka in, exact rollups in ClickHouse and objects in R2 out."""
+
+
+def main() -> None:
+    """Entry point of the console script; exit code 2 for a wrong setting."""
+    try:
+        app()
+    except SettingError as error:
+        print(f"sluiceway: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,142 @@
+"""Every setting, its default and its meaning: the only reader of the environment (`SLUICEWAY_*`)."""
+
+from __future__ import annotations
+
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+PREFIX = "SLUICEWAY_"
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used; the message names the variable and what to do."""
+
+
+def _s(default: Any, help: str, *, secret: bool = False) -> Any:
+    return field(default=default, metadata={"help": help, "secret": secret})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One immutable set of settings, made by `load` and passed down by compose."""
+
+    # where things are
+    data_dir: Path = _s(Path(".sluiceway"), "folder of the local stack, spilled ids and locks")
+    kafka_bootstrap: str = _s("127.0.0.1:9092", "Kafka bootstrap servers, comma-separated")
+    kafka_security_protocol: str = _s("PLAINTEXT", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
+    kafka_sasl_mechanism: str = _s("PLAIN", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, with a SASL protocol")
+    kafka_username: str = _s("", "SASL user")
+    kafka_password: str = _s("", "SASL password", secret=True)
+    clickhouse_url: str = _s("http://127.0.0.1:8123", "ClickHouse HTTP endpoint")
+    clickhouse_user: str = _s("default", "ClickHouse user")
+    clickhouse_password: str = _s("", "ClickHouse password", secret=True)
+    clickhouse_database: str = _s("sluiceway", "database of all tables and views")
+    s3_endpoint: str = _s("http://127.0.0.1:9000", "S3 endpoint; for R2 https://<account>.r2.cloudflarestorage.com")
+    s3_bucket: str = _s("sluiceway", "bucket of all objects")
+    s3_access_key: str = _s("sluiceway", "S3 access key id")
+    s3_secret_key: str = _s("sluiceway-secret", "S3 secret access key", secret=True)
+    s3_region: str = _s("auto", "S3 region; R2 wants auto")
+
+    # listening
+    gateway_host: str = _s("127.0.0.1", "address the gateway listens on; off loopback an API key is required")
+    gateway_port: int = _s(8080, "port of the gateway")
+    api_key: str = _s("", "key that clients send as `Authorization: Bearer ...`", secret=True)
+    worker_host: str = _s("127.0.0.1", "address a worker's status port listens on")
+    worker_port: int = _s(0, "port of a worker's status endpoint; 0 takes a free one and announces it")
+
+    # topics
+    partitions: int = _s(4, "partitions of the source topics when they are made")
+    replication_factor: int = _s(1, "replication factor of topics when they are made")
+    traffic_retention_h: int = _s(168, "retention of traffic.events.v1, hours")
+    deadletter_retention_h: int = _s(720, "retention of dead-letter topics, hours")
+    max_record_bytes: int = _s(1_048_576, "largest record of the traffic topic, bytes")
+
+    # the runtime
+    flush_interval_s: float = _s(0.5, "a partition's open fold is flushed at least this often, seconds")
+    flush_rows: int = _s(100_000, "a partition is flushed early at this many accepted rows")
+    flush_deadline_s: float = _s(8.0, "a flush at revoke or shutdown is abandoned past this, seconds")
+    fetch_max_records: int = _s(20_000, "most records of one fetch of one partition")
+    transaction_timeout_s: float = _s(10.0, "Kafka's transaction time-out, seconds")
+    session_timeout_s: float = _s(10.0, "Kafka's group session time-out, seconds")
+    watchdog_s: float = _s(60.0, "a partition that stands still this long behind its end stops the worker, seconds")
+
+    # traffic
+    traffic_lateness_h: int = _s(72, "an event older than the partition's clock by more than this is refused, hours")
+    traffic_dedup_h: int = _s(72, "how long an event id is remembered, hours; not below the lateness")
+    traffic_early_h: int = _s(24, "an event ahead of its append time by more than this is refused, hours")
+    traffic_templates: bool = _s(False, "fold ids, UUIDs and hashes in paths to {id}")
+    traffic_paths_max: int = _s(10_000, "distinct paths per partition and hour; more are counted under {other}")
+    traffic_dimensions: str = _s("", "up to 3 names of `dimensions` to roll up by, comma-separated")
+    traffic_hot_days: int = _s(3, "days that traffic_events keeps rows, by event time")
+    dedup_memory_mb: int = _s(512, "a worker's memory for event ids; more spill to the data folder, MB")
+    rollup_interval_s: float = _s(1.0, "changed rollups are written to ClickHouse this often, seconds")
+
+    # files and processes
+    log_level: str = _s("info", "debug, info, warning or error")
+    log_json: bool = _s(False, "logs as JSON lines")
+
+    def __post_init__(self) -> None:
+        if self.traffic_dedup_h < self.traffic_lateness_h:
+            raise SettingError(
+                f"{PREFIX}TRAFFIC_DEDUP_H={self.traffic_dedup_h} is shorter than "
+                f"{PREFIX}TRAFFIC_LATENESS_H={self.traffic_lateness_h}: an id would be forgotten while an event bearing "
+                "it is still accepted, and counted twice. Raise the first or lower the second."
+            )
+        if len(self.dimensions) > 3:
+            raise SettingError(
+                f"{PREFIX}TRAFFIC_DIMENSIONS names {len(self.dimensions)} dimensions; at most 3 are kept"
+            )
+        for name in ("flush_interval_s", "flush_deadline_s", "transaction_timeout_s", "session_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise SettingError(f"{PREFIX}{name.upper()} must be above 0")
+        for name in ("partitions", "replication_factor", "flush_rows", "fetch_max_records", "traffic_paths_max"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{PREFIX}{name.upper()} must be at least 1")
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The configured dimension names, in order."""
+        return tuple(d.strip() for d in self.traffic_dimensions.split(",") if d.strip())
+
+    def environ(self) -> dict[str, str]:
+        """These settings as environment variables, for a child process."""
+        return {PREFIX + f.name.upper(): str(getattr(self, f.name)) for f in fields(self)}
+
+
+def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read the settings from `environ` (default: the process's). Raises SettingError for an unusable value."""
+    env = os.environ if environ is None else environ
+    hints = typing.get_type_hints(Settings)
+    known = {PREFIX + f.name.upper(): f.name for f in fields(Settings)}
+    for name in env:
+        if name.startswith(PREFIX) and name not in known:
+            raise SettingError(f"{name} is not a setting; `sluiceway settings` lists them")
+    values: dict[str, Any] = {}
+    for variable, name in known.items():
+        if variable in env:
+            values[name] = _parse(variable, env[variable], hints[name])
+    return Settings(**{**values, **overrides})
+
+
+def _parse(variable: str, text: str, kind: Any) -> Any:
+    assert not isinstance(kind, types.UnionType)
+    try:
+        if kind is bool:
+            return {
+                "1": True,
+                "true": True,
+                "yes": True,
+                "on": True,
+                "0": False,
+                "false": False,
+                "no": False,
+                "off": False,
+            }[text.strip().lower()]
+        return kind(text)
+    except (ValueError, KeyError):
+        raise SettingError(f"{variable}={text!r} is not a {kind.__name__}") from None
