@@ -1,0 +1,80 @@
+"""Every topic the system makes: name, partitions, retention, compaction and size limits, made and checked at start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+HOUR_MS = 3_600_000
+#: What a record's headers and framing may add to its value in a dead letter.
+HEADER_ROOM_BYTES = 65_536
+
+TRAFFIC_EVENTS = "traffic.events.v1"
+TRAFFIC_DEADLETTER = "traffic.deadletter.v1"
+OWNERS = "sluiceway.owners.v1"
+
+
+@dataclass(frozen=True)
+class TopicSpec:
+    """One topic. `partitions` None: as many as the broker-side source has or the setting says; configs are Kafka's own names."""
+
+    name: str
+    partitions: int
+    configs: dict[str, str] = field(default_factory=dict)
+
+
+def source(name: str, partitions: int, retention_h: int, max_record_bytes: int) -> TopicSpec:
+    """A source topic: broker time (LogAppendTime), kept for `retention_h` hours whatever its size."""
+    return TopicSpec(
+        name,
+        partitions,
+        {
+            "cleanup.policy": "delete",
+            "retention.ms": str(retention_h * HOUR_MS),
+            "retention.bytes": "-1",
+            "message.timestamp.type": "LogAppendTime",
+            "max.message.bytes": str(max_record_bytes + HEADER_ROOM_BYTES),
+        },
+    )
+
+
+def deadletter(name: str, partitions: int, retention_h: int, max_record_bytes: int) -> TopicSpec:
+    """A dead-letter topic: room for the largest source record plus its headers."""
+    return TopicSpec(
+        name,
+        partitions,
+        {
+            "cleanup.policy": "delete",
+            "retention.ms": str(retention_h * HOUR_MS),
+            "retention.bytes": "-1",
+            "max.message.bytes": str(max_record_bytes + 3 * HEADER_ROOM_BYTES),
+        },
+    )
+
+
+def changelog(name: str, partitions: int) -> TopicSpec:
+    """A fold's changelog: compacted and never deleted; what expires is removed by tombstones."""
+    return TopicSpec(
+        name,
+        partitions,
+        {
+            "cleanup.policy": "compact",
+            "retention.ms": "-1",
+            "retention.bytes": "-1",
+            "max.message.bytes": str(4 << 20),
+            "segment.bytes": str(64 << 20),
+            "min.cleanable.dirty.ratio": "0.3",
+            "delete.retention.ms": str(24 * HOUR_MS),
+        },
+    )
+
+
+def compacted(name: str, partitions: int) -> TopicSpec:
+    """A small compacted topic: the last word on each key."""
+    return TopicSpec(
+        name, partitions, {"cleanup.policy": "compact", "retention.ms": "-1", "segment.bytes": str(8 << 20)}
+    )
+
+
+def changelog_name(group: str) -> str:
+    """The changelog topic of a stream's fold, from its consumer group."""
+    return f"{group}-changelog"
