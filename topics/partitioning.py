@@ -1,6 +1,6 @@
 """Which partition a key belongs to: Kafka's default (murmur2) partitioner, one key at a time and columns at once.
 
-The formula is that of Java's `org.apache.kafka.common.utils.Utils.murmur2`: partition = (murmur2(key) & 0x7fffffff) % n.
+The formula is that of Java's `Utils.murmur2`: partition = (murmur2(key) & 0x7fffffff) % n.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def partition_of(key: bytes, partitions: int) -> int:
 def partitions_of(data: npt.NDArray[np.uint8], offsets: npt.NDArray[Any], partitions: int) -> npt.NDArray[np.int32]:
     """The partition of each of n keys laid end to end.
 
-    `data` holds the keys' bytes, `offsets` (n + 1) where each begins and the last one ends. Keys of one length are hashed
+    `data` holds the keys' bytes, `offsets` (n + 1) where each begins and the last ends. Keys of one length are hashed
     together, four bytes a step, so a column of equal-length ids costs a few array operations.
     """
     starts = np.asarray(offsets[:-1], dtype=np.int64)

@@ -15,7 +15,7 @@ OWNERS = "sluiceway.owners.v1"
 
 @dataclass(frozen=True)
 class TopicSpec:
-    """One topic. `partitions` None: as many as the broker-side source has or the setting says; configs are Kafka's own names."""
+    """One topic: its name, partitions and explicit configs (Kafka's own names)."""
 
     name: str
     partitions: int

@@ -22,7 +22,7 @@ MAX_BYTES = 1 << 50
 
 
 class TrafficEvent(msgspec.Struct, frozen=True, gc=False):
-    """One request seen by an API gateway. Times in Unix milliseconds UTC, `response_time_ms` None where it was not measured."""
+    """One request seen by an API gateway. `response_time_ms` is None where it was not measured."""
 
     event_id: str
     timestamp_ms: int
@@ -48,7 +48,7 @@ _decode = _decoder.decode
 
 
 def decode(value: bytes | None) -> TrafficEvent | Malformed:
-    """Decode and validate one record's value. Total: any bytes give an event or a `Malformed`; unknown fields are ignored."""
+    """Decode and validate one record's value. Total: any bytes give an event or a `Malformed`."""
     if value is None:
         return Malformed("tombstone", "the record has no value; traffic events are never deleted by key")
     if not value:
