@@ -79,6 +79,8 @@ class Settings:
     # files and processes
     log_level: str = _s("info", "debug, info, warning or error")
     log_json: bool = _s(False, "logs as JSON lines")
+    accept_loss: bool = _s(False, "go on after records were removed before they were read; a worker stops otherwise")
+    faults: str = _s("", "for tests: points at which a worker kills or stops itself, as point=action@n")
 
     def __post_init__(self) -> None:
         if self.traffic_dedup_h < self.traffic_lateness_h:
