@@ -1,0 +1,45 @@
+"""What handlers find in the application: the parts that compose made and passed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from streams.web.metrics import GatewayMetrics
+from streams.web.openapi import Json
+from streams.web.publisher import EventPublisher
+
+
+@dataclass(frozen=True)
+class EventLimits:
+    """How much one request may bring: bytes after decompression, events, bytes of one event."""
+
+    body_bytes_max: int = 8 << 20
+    events_max: int = 50_000
+    event_bytes_max: int = 1 << 20
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether requests can be served in full, and each part's state in words."""
+
+    ready: bool
+    checks: dict[str, str] = field(default_factory=dict)
+
+
+class ReadinessCheck(Protocol):
+    """Finds out how ready the gateway and what stands behind it are."""
+
+    async def __call__(self) -> Readiness:
+        """Ask now; answers within seconds and never raises."""
+
+
+PUBLISHER = web.AppKey("PUBLISHER", EventPublisher)
+READINESS = web.AppKey("READINESS", ReadinessCheck)
+REGISTRY = web.AppKey("REGISTRY", CollectorRegistry)
+METRICS = web.AppKey("METRICS", GatewayMetrics)
+EVENT_LIMITS = web.AppKey("EVENT_LIMITS", EventLimits)
+DOCUMENT: web.AppKey[Json] = web.AppKey("DOCUMENT", dict)

@@ -1,0 +1,116 @@
+"""The gateway's application: endpoints, API key, problem documents, access log and figures, put together."""
+
+from __future__ import annotations
+
+import hmac
+import time
+
+import structlog
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+from prometheus_client import CollectorRegistry
+
+from streams.web import events, status
+from streams.web.context import (
+    DOCUMENT,
+    EVENT_LIMITS,
+    METRICS,
+    PUBLISHER,
+    READINESS,
+    REGISTRY,
+    EventLimits,
+    ReadinessCheck,
+)
+from streams.web.metrics import GatewayMetrics
+from streams.web.openapi import document
+from streams.web.problems import Problem, problems
+from streams.web.publisher import EventPublisher
+
+MODULES = (events.endpoints, status.endpoints)
+
+log = structlog.get_logger(__name__)
+
+
+def make_gateway(
+    *,
+    publisher: EventPublisher,
+    readiness: ReadinessCheck,
+    registry: CollectorRegistry,
+    version: str,
+    api_key: str = "",
+    event_limits: EventLimits | None = None,
+) -> web.Application:
+    """The application, owning none of the parts passed in: whoever made them starts and closes them.
+
+    With an `api_key`, every endpoint but health and readiness wants `Authorization: Bearer <key>`.
+    """
+    limits = event_limits or EventLimits()
+    metrics = GatewayMetrics(registry)
+    app = web.Application(
+        middlewares=[_observed(metrics), problems, _authorised(api_key)], client_max_size=limits.body_bytes_max
+    )
+    app[PUBLISHER] = publisher
+    app[READINESS] = readiness
+    app[REGISTRY] = registry
+    app[METRICS] = metrics
+    app[EVENT_LIMITS] = limits
+    app[DOCUMENT] = document(MODULES, version, with_key=bool(api_key))
+    for module in MODULES:
+        for endpoint in module.listed:
+            app.router.add_route(endpoint.method, endpoint.path, endpoint.handler)
+    return app
+
+
+def _authorised(api_key: str) -> Middleware:
+    """Refuse requests without the key, unknown paths among them; compared in constant time."""
+    expected = f"Bearer {api_key}".encode()
+    public = {endpoint.handler for module in MODULES for endpoint in module.listed if endpoint.public}
+
+    @web.middleware
+    async def authorised(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if api_key and request.match_info.handler not in public:
+            given = request.headers.get(hdrs.AUTHORIZATION, "").encode("utf-8", "surrogateescape")
+            if not hmac.compare_digest(given, expected):
+                raise Problem(
+                    401,
+                    "Send the gateway's API key as `Authorization: Bearer <key>`.",
+                    headers={hdrs.WWW_AUTHENTICATE: "Bearer"},
+                )
+        return await handler(request)
+
+    return authorised
+
+
+def _observed(metrics: GatewayMetrics) -> Middleware:
+    """Count and log each request: method, path and outcome, never headers, query or body, which may hold secrets."""
+
+    @web.middleware
+    async def observed(request: web.Request, handler: Handler) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else "unknown"
+        started = time.perf_counter()
+        outcome = 499  # the client went away
+        with metrics.in_flight.track_inprogress():
+            try:
+                response = await handler(request)
+                outcome = response.status
+                return response
+            finally:
+                seconds = time.perf_counter() - started
+                metrics.requests.labels(_known(request.method), route, outcome).inc()
+                metrics.request_seconds.labels(route).observe(seconds)
+                log.info(
+                    "request",
+                    method=request.method,
+                    path=request.path,
+                    status=outcome,
+                    ms=round(seconds * 1000, 1),
+                    remote=request.remote,
+                )
+
+    return observed
+
+
+def _known(method: str) -> str:
+    """A method as a label: an attacker's own inventions must not make a series each."""
+    return method if method in hdrs.METH_ALL else "other"

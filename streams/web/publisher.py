@@ -1,0 +1,273 @@
+"""How a gateway hands records to Kafka: all of them confirmed (acks=all), or an error that makes resending the answer.
+
+A producer that failed to deliver is abandoned, never retried from memory: a new one takes its place, and whoever waits
+is told. Traffic events carry their id, so sending the same again changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from topics.partitioning import partitions_of
+
+#: Key and value of one record.
+Record = tuple[bytes, bytes]
+
+log = structlog.get_logger(__name__)
+
+
+class PublishUnavailable(Exception):
+    """Kafka did not confirm every record in time; some may have been stored. Sending all of them again is safe."""
+
+
+class EventPublisher(Protocol):
+    """What a gateway needs of Kafka to take events in."""
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """Return once Kafka holds every record. Raises PublishUnavailable."""
+
+    async def reachable(self) -> bool:
+        """Whether Kafka answers now."""
+
+
+@dataclass(frozen=True)
+class PublishLimits:
+    """Bounds in time and memory. `batch_bytes` is of one batch before compression; the broker limits it after."""
+
+    delivery_timeout_s: float = 10.0
+    request_timeout_s: float = 5.0
+    pending_bytes_max: int = 64 << 20
+    batch_bytes: int = 256 << 10
+    reconnect_max_s: float = 2.0
+
+
+class KafkaPublisher:
+    """Publishes to one topic by an idempotent producer, connecting in the background for as long as it takes.
+
+    `connection` are aiokafka's own arguments (`bootstrap_servers`, security); `sender` is the `producer` header.
+    """
+
+    def __init__(
+        self, connection: Mapping[str, Any], topic: str, sender: str, limits: PublishLimits | None = None
+    ) -> None:
+        self._connection = connection
+        self._topic = topic
+        self._headers = [("producer", sender.encode())]
+        self._limits = limits or PublishLimits()
+        self._session: _Session | None = None
+        self._trouble = "it has not answered yet"
+        self._connected = asyncio.Event()
+        self._pending_bytes = 0
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to connect; returns at once, also while Kafka is down."""
+        self._keeper = asyncio.create_task(self._keep_connected(), name=f"publisher {self._topic}")
+
+    async def close(self) -> None:
+        """Disconnect. Publishes still waiting are failed: close after the last of them."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._keeper
+
+    async def wait_connected(self, timeout_s: float) -> None:
+        """Wait for the first connection. Raises PublishUnavailable with what stands in the way."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._connected.wait()
+        except TimeoutError:
+            raise PublishUnavailable(f"Kafka cannot be reached: {self._trouble}") from None
+
+    async def reachable(self) -> bool:
+        """Whether the broker answers a metadata request now."""
+        session = self._session
+        try:
+            async with asyncio.timeout(self._limits.request_timeout_s):
+                return session is not None and bool(await session.producer.client.force_metadata_update())
+        except (TimeoutError, KafkaError, OSError):
+            return False
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """Send records to the partitions of their keys and wait for all. Raises PublishUnavailable."""
+        session = self._session
+        if session is None:
+            raise PublishUnavailable(f"Kafka cannot be reached: {self._trouble}")
+        size = sum(len(key) + len(value) for key, value in records)
+        if self._pending_bytes and self._pending_bytes + size > self._limits.pending_bytes_max:
+            raise PublishUnavailable(f"{self._pending_bytes} bytes wait for Kafka already; it is slower than its input")
+        self._pending_bytes += size
+        try:
+            async with asyncio.timeout(self._limits.delivery_timeout_s):
+                await session.send(records)
+        except TimeoutError:
+            session.break_off(f"no confirmation within {self._limits.delivery_timeout_s:g} s")
+            raise PublishUnavailable(f"Kafka gave {session.trouble}") from None
+        finally:
+            self._pending_bytes -= size
+
+    async def _keep_connected(self) -> None:
+        attempt = 0
+        while True:
+            try:
+                async with _Session(self._connection, self._topic, self._headers, self._limits) as session:
+                    self._session, attempt = session, 0
+                    self._connected.set()
+                    await session.broken.wait()
+                    self._trouble = session.trouble
+            except (KafkaError, OSError, TimeoutError) as error:
+                self._trouble = str(error) or type(error).__name__
+            finally:
+                self._session = None
+            log.warning("kafka_unreachable", topic=self._topic, error=self._trouble)
+            attempt += 1
+            pause_s = min(self._limits.reconnect_max_s, 0.1 * 2**attempt)
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+
+
+class _Session:
+    """One producer and its lanes, from a connection to the first failure."""
+
+    def __init__(
+        self, connection: Mapping[str, Any], topic: str, headers: list[tuple[str, bytes]], limits: PublishLimits
+    ) -> None:
+        self.producer = AIOKafkaProducer(
+            **connection,
+            enable_idempotence=True,
+            acks="all",
+            compression_type="lz4",
+            max_batch_size=limits.batch_bytes,
+            request_timeout_ms=int(limits.request_timeout_s * 1000),
+            metadata_max_age_ms=60_000,
+        )
+        self.topic = topic
+        self.headers = headers
+        self.broken = asyncio.Event()
+        self.trouble = ""
+        self._timeout_s = limits.delivery_timeout_s
+        self._lanes: dict[int, _Lane] = {}
+
+    async def __aenter__(self) -> _Session:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self.producer.start()
+                await self.producer.partitions_for(self.topic)
+        except BaseException:
+            await _abandon(self.producer)
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.break_off("the connection was closed")
+        for lane in self._lanes.values():
+            lane.close()
+        await _abandon(self.producer)
+
+    def break_off(self, trouble: str) -> None:
+        """Take nothing more through this producer; the first trouble is the one that is told."""
+        self.trouble = self.trouble or trouble
+        self.broken.set()
+
+    async def send(self, records: Sequence[Record]) -> None:
+        """Send records and wait for all. Raises PublishUnavailable."""
+        partitions = len(await self.producer.partitions_for(self.topic))
+        waiting = [self._lane(p).add(rows) for p, rows in _by_partition(records, partitions)]
+        await asyncio.gather(*waiting)
+
+    def _lane(self, partition: int) -> _Lane:
+        if self.broken.is_set():
+            raise PublishUnavailable(f"Kafka gave {self.trouble}")
+        if partition not in self._lanes:
+            self._lanes[partition] = _Lane(self, partition)
+        return self._lanes[partition]
+
+
+class _Lane:
+    """One partition: what arrives while a batch is under way goes out together in the next one."""
+
+    def __init__(self, session: _Session, partition: int) -> None:
+        self._session = session
+        self._partition = partition
+        self._waiting: list[tuple[Sequence[Record], asyncio.Future[None]]] = []
+        self._wake = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+
+    def add(self, records: Sequence[Record]) -> asyncio.Future[None]:
+        """Queue records; the future ends when Kafka has them, or with PublishUnavailable."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((records, done))
+        self._wake.set()
+        return done
+
+    def close(self) -> None:
+        """Stop, failing what waits."""
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        taken: list[tuple[Sequence[Record], asyncio.Future[None]]] = []
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                taken, self._waiting = self._waiting, []
+                await self._send([record for records, _ in taken for record in records])
+                for _, done in taken:
+                    if not done.done():
+                        done.set_result(None)
+        except Exception as error:
+            self._session.break_off(str(error) or type(error).__name__)
+        finally:
+            for _, done in taken + self._waiting:
+                if not done.done():
+                    done.set_exception(PublishUnavailable(f"Kafka gave {self._session.trouble}"))
+
+    async def _send(self, records: list[Record]) -> None:
+        producer, headers = self._session.producer, self._session.headers
+        sent: list[asyncio.Future[Any]] = []
+        batch = producer.create_batch()
+        for key, value in records:
+            if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                sent.append(await producer.send_batch(batch, self._session.topic, partition=self._partition))
+                batch = producer.create_batch()
+                batch.append(key=key, value=value, timestamp=None, headers=headers)
+        sent.append(await producer.send_batch(batch, self._session.topic, partition=self._partition))
+        await asyncio.gather(*sent)
+
+
+def _by_partition(records: Sequence[Record], partitions: int) -> list[tuple[int, Sequence[Record]]]:
+    """Records by the partition of their key, in their order."""
+    keys = [key for key, _ in records]
+    offsets = np.zeros(len(keys) + 1, dtype=np.int64)
+    np.cumsum(np.fromiter(map(len, keys), dtype=np.int64, count=len(keys)), out=offsets[1:])
+    rows: dict[int, list[Record]] = {}
+    for record, partition in zip(
+        records, partitions_of(np.frombuffer(b"".join(keys), np.uint8), offsets, partitions).tolist(), strict=True
+    ):
+        rows.setdefault(partition, []).append(record)
+    return list(rows.items())
+
+
+async def _abandon(producer: AIOKafkaProducer) -> None:
+    """Stop a producer without delivering what it holds.
+
+    aiokafka has no such call: `stop()` waits for every batch, and an idempotent producer retries a batch for ever. So
+    its batches are failed and its sender cancelled first.
+    """
+    producer._message_accumulator.fail_all(KafkaError("the producer was abandoned"))
+    sender = producer._sender.sender_task
+    if sender is not None:
+        sender.cancel()
+    with suppress(Exception):
+        async with asyncio.timeout(5):
+            await producer.client.close()
+            await producer.stop()
