@@ -76,8 +76,8 @@ def _hash_block(words: U64, starts: I64, lengths: I64) -> U64:
 
 def _hash_1_to_3(words: U64, at: I64, lengths: I64) -> U64:
     first, middle, last = (words[at + i] & BYTE for i in (0, lengths >> 1, lengths - 1))
-    y = first + (middle << np.uint64(8))
-    z = lengths.astype(np.uint64) + (last << np.uint64(2))
+    y: U64 = first + (middle << np.uint64(8))
+    z: U64 = lengths.astype(np.uint64) + (last << np.uint64(2))
     return _shift_mix(y * K2 ^ z * K3) * K2
 
 
@@ -89,7 +89,7 @@ def _hash_4_to_8(words: U64, at: I64, lengths: I64) -> U64:
 
 def _hash_9_to_16(words: U64, at: I64, lengths: I64) -> U64:
     n = lengths.astype(np.uint64)
-    last = words[at + lengths - 8]
+    last: U64 = words[at + lengths - 8]
     return _mix(words[at], _rotate(last + n, n)) ^ last
 
 
