@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from topics.records import Batch, Flush
+from topics.rows import version_of
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Position:
 
     @property
     def version(self) -> int:
-        """Epoch in the upper 16 bits, offset in the lower 48: later positions of a re-created topic still win."""
-        return (self.epoch << 48) | self.offset
+        """See `topics.rows.version_of`: later positions of a re-created topic still win."""
+        return version_of(self.epoch, self.offset)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,10 @@ class PartitionRunner:
         self._log = log.bind(stream=context.stream, partition=partition)
         self.metrics = context.metrics(partition)
         self._producer = PartitionProducer(
-            f"{context.group}-{partition}", context.limits.transaction_timeout_s, context.client_settings, context.faults
+            f"{context.group}-{partition}",
+            context.limits.transaction_timeout_s,
+            context.client_settings,
+            context.faults,
         )
         self._task = asyncio.create_task(self._guarded(), name=f"{context.stream}-{partition}")
 
@@ -180,7 +183,9 @@ class PartitionRunner:
         self._regulate()
         seconds = time.monotonic() - started
         self.metrics.restored(seconds, size)
-        self._log.info("took over", cursor=meta.cursor, epoch=meta.epoch, term=meta.term, bytes=size, s=round(seconds, 2))
+        self._log.info(
+            "took over", cursor=meta.cursor, epoch=meta.epoch, term=meta.term, bytes=size, s=round(seconds, 2)
+        )
 
     async def _restore(self) -> tuple[Meta | None, int]:
         meta, size = None, 0
@@ -274,9 +279,7 @@ class PartitionRunner:
             await self._write_rows(flush)
             await self._check_topic()
             assert self.meta is not None
-            meta = Meta(
-                self.meta.topic_id, self.meta.partitions, self.meta.epoch, self.meta.term, flush.next_offset
-            )
+            meta = Meta(self.meta.topic_id, self.meta.partitions, self.meta.epoch, self.meta.term, flush.next_offset)
             emits = [*flush.emits, *await self._context.dead_letters.emits(flush.dead)]
             seconds = await self._commit(meta, emits, flush)
         except asyncio.CancelledError:

@@ -54,5 +54,7 @@ def _lost(cursor: int, bounds: LogBounds, same: bool) -> str | None:
         new = "" if same else " of the re-created topic"
         return f"the log{new} starts at {bounds.start}: offsets {cursor} to {bounds.start - 1} ({count}) are lost"
     if bounds.end < cursor:
-        return f"the log ends at {bounds.end}, before the cursor {cursor}: it was truncated, and newer records may be lost"
+        return (
+            f"the log ends at {bounds.end}, before the cursor {cursor}: it was truncated, and newer records may be lost"
+        )
     return None

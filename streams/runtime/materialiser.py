@@ -1,0 +1,106 @@
+"""Rollups after the fact: writes what committed state says to the sink, and how far that is.
+
+Rows are versioned by position, so writing them late, twice, or by a worker that lost its partition changes nothing. What a
+crash kept from being written is written by the next owner, whose restore marks it as changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import structlog
+from aiokafka.errors import KafkaError
+
+from streams.runtime.faults import Faults
+from streams.runtime.fold import RowSink
+from topics import rows as row_schemas
+
+if TYPE_CHECKING:
+    from streams.runtime.partition import PartitionRunner
+    from streams.runtime.worker import StreamWorker
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """How far a partition's committed state was when a round began."""
+
+    runner: PartitionRunner
+    epoch: int
+    offset: int
+    figures: Mapping[str, float]
+
+
+class Materialiser:
+    """Writes changed rollups of all partitions of a worker at most once an interval, then the progress they make."""
+
+    def __init__(self, worker: StreamWorker, sink: RowSink, faults: Faults, interval_s: float, partitions: int) -> None:
+        self._worker = worker
+        self._sink = sink
+        self._faults = faults
+        self._interval_s = interval_s
+        self._partitions = partitions
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            started = time.monotonic()
+            await self.once()
+            await asyncio.sleep(max(0.02, self._interval_s - (time.monotonic() - started)))
+
+    async def once(self) -> None:
+        """Write what has changed since the last time."""
+        runners = [r for r in self._worker.runners.values() if r.ready.is_set()]
+        # Taken before the rollups are built: what commits meanwhile is the next round's to promise.
+        reached = [_Reached(r, r.epoch, r.flushed, r.fold.figures()) for r in runners]
+        await asyncio.gather(*(self._rollups(runner) for runner in runners))
+        await self._progress(reached)
+
+    async def _rollups(self, runner: PartitionRunner) -> None:
+        while (done := runner.fold.materialise()) is not None:
+            self._faults.reach("rollup.before")
+            await asyncio.gather(*(self._sink.insert(table, rows) for table, rows in done.rows.items()))
+            self._faults.reach("rollup.after")
+            runner.fold.materialised(done)
+            await asyncio.sleep(0)
+
+    async def _progress(self, reached: list[_Reached]) -> None:
+        """After its rollups: a progress row promises that they are there."""
+        if not reached:
+            return
+        checked_ms = int(time.time() * 1000)
+        try:
+            ends = await self._worker.log_ends([at.runner.partition for at in reached])
+        except KafkaError as error:
+            log.info("no progress reported while Kafka is away", error=repr(error))
+            return
+        for at in reached:
+            runner = at.runner
+            runner.log_end = ends[runner.partition]
+            runner.metrics.lags(max(0, runner.log_end - runner.expected), max(0, runner.log_end - runner.flushed))
+            runner.metrics.figures(at.figures)
+        self._worker.metrics.sink_available.labels(self._worker.stream).set(float(self._worker.sink_available))
+        rows = [self._row(at, ends[at.runner.partition], checked_ms) for at in reached]
+        await self._sink.insert("stream_progress_rows", pa.Table.from_pylist(rows, row_schemas.STREAM_PROGRESS))
+
+    def _row(self, at: _Reached, end: int, checked_ms: int) -> dict[str, Any]:
+        return {
+            "stream": self._worker.stream,
+            "topic": self._worker.source,
+            "partition": at.runner.partition,
+            "partitions": self._partitions,
+            "epoch": at.epoch,
+            "offset": at.offset,
+            "end_offset": end,
+            "append_ms": int(at.figures.get("append_ms", 0)),
+            "current": at.offset >= end,
+            "checked_ms": checked_ms,
+            "late": int(at.figures.get("outcome_late", 0)),
+            "dead": int(at.figures.get("outcome_dead", 0)),
+        }

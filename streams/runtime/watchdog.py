@@ -1,0 +1,78 @@
+"""Stops the worker when a partition stands still although it could go on, or when its log was changed underneath it.
+
+Committed position against the log's end is the only thing it trusts. It is patient while the broker or the sink is away,
+since then nothing can move, and while a partition is still restoring.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+from aiokafka.errors import KafkaError
+from confluent_kafka import KafkaException
+
+from streams.runtime.takeover import LogLost
+
+if TYPE_CHECKING:
+    from streams.runtime.worker import StreamWorker
+
+log = structlog.get_logger(__name__)
+
+
+class StandsStill(RuntimeError):
+    """A partition made no progress although there is something to read."""
+
+
+class Watchdog:
+    """Looks at every partition of a worker every few seconds."""
+
+    def __init__(self, worker: StreamWorker, patience_s: float, every_s: float = 2.0) -> None:
+        self._worker = worker
+        self._patience_s = patience_s
+        self._every_s = every_s
+        self._moved: dict[int, tuple[int, float]] = {}
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            await asyncio.sleep(self._every_s)
+            try:
+                await self._look()
+            except (KafkaError, KafkaException) as error:
+                self._moved.clear()
+                log.info("the watchdog waits for Kafka", error=repr(error))
+
+    async def _look(self) -> None:
+        runners = {p: r for p, r in self._worker.runners.items() if r.ready.is_set()}
+        if not runners:
+            return
+        identity = await self._worker.identity()
+        starts = await self._worker.log_starts(list(runners))
+        ends = await self._worker.log_ends(list(runners))
+        for partition, runner in runners.items():
+            where = f"{self._worker.source}[{partition}]"
+            if runner.meta is not None and runner.meta.topic_id != identity:
+                self._worker.fail("watchdog", LogLost(f"{where} was made anew; starting again on the new topic"))
+            if starts[partition] > runner.expected:
+                self._worker.fail(
+                    "watchdog", LogLost(f"{where} now starts at {starts[partition]}, the fold is at {runner.expected}")
+                )
+            if ends[partition] < runner.flushed:
+                self._worker.fail(
+                    "watchdog", LogLost(f"{where} ends at {ends[partition]}, before the commit {runner.flushed}")
+                )
+            self._judge(partition, runner.flushed, ends[partition])
+
+    def _judge(self, partition: int, flushed: int, end: int) -> None:
+        now = time.monotonic()
+        last, since = self._moved.get(partition, (-1, now))
+        if flushed != last or flushed >= end or not self._worker.sink_available:
+            self._moved[partition] = (flushed, now)
+        elif now - since > self._patience_s:
+            self._worker.fail(
+                "watchdog",
+                StandsStill(f"{self._worker.source}[{partition}] stands at {flushed} of {end} for {now - since:.0f} s"),
+            )

@@ -1,0 +1,314 @@
+"""The traffic fold of one partition: `step` judges and remembers every record, `seal` encodes what they add up to.
+
+Pure: a record's fate follows from the log before it and the rules. In order: decode and validate; send on what lies in
+the wrong partition for its id; refuse what is too early or too late by the broker's clock; drop ids seen before; keep
+the rest. The clock is the highest append time so far, so a replay decides as the first run did.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import compress, pairwise
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from streams.traffic.columns import (
+    I64,
+    Decoded,
+    Dictionaries,
+    Rows,
+    decode_batch,
+    digests_of,
+    event_table,
+    text_buffers,
+)
+from streams.traffic.dedup import DedupIndex
+from streams.traffic.delta import HOUR_MS, Delta, PathCap, deltas
+from streams.traffic.rollup import DELTA, SNAPSHOT, ChangelogRecord, Rollups
+from streams.traffic.templates import template
+from topics.partitioning import partitions_of
+from topics.records import Batch, DeadLetter, Emit, Flush, header
+from topics.specs import TRAFFIC_EVENTS
+
+#: Marks a record that was sent on to its id's partition: once is enough.
+REROUTED = "rerouted"
+
+IDS = b"d"
+STATE_KEY = b"m"
+_IDS_KEY = struct.Struct(">ciI")
+_BLOCK_BYTES = 16 * 50_000
+
+_template = lru_cache(maxsize=65_536)(template)
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrafficRules:
+    """What decides a record's fate. Hours are of the partition's clock; `dimensions` are rolled up by, at most 3."""
+
+    partition: int
+    partitions: int
+    lateness_h: int = 72
+    dedup_h: int = 72
+    early_h: int = 24
+    templates: bool = False
+    paths_max: int = 10_000
+    dimensions: tuple[str, ...] = ()
+    topic: str = TRAFFIC_EVENTS
+
+
+class _Saved(msgspec.Struct):
+    """The fold's own record in the changelog: its clock, what ClickHouse holds, totals and numbers of id blocks."""
+
+    clock_ms: int
+    materialised: int
+    totals: dict[str, int]
+    blocks: dict[int, int]
+
+
+@dataclass
+class TrafficState:
+    """State of one partition. `clock_ms`, `ids` and `totals` are of all that was folded; `rollups` of what is committed."""
+
+    rules: TrafficRules
+    ids: DedupIndex
+    rollups: Rollups
+    cap: PathCap
+    clock_ms: int = 0
+    totals: Counter[str] = field(default_factory=Counter)
+    blocks: dict[int, int] = field(default_factory=dict)
+    expired: list[int] = field(default_factory=list)
+    names: Dictionaries = field(default_factory=Dictionaries)
+    rows: list[Rows] = field(default_factory=list)
+    row_count: int = 0
+    emits: list[Emit] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    materialised: int = 0
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What `committed` needs of a flush: its deltas, clock and totals."""
+
+    deltas: list[Delta]
+    clock_ms: int
+    totals: Counter[str]
+    version: int
+
+
+def new_state(rules: TrafficRules, ids: DedupIndex) -> TrafficState:
+    """An empty fold."""
+    return TrafficState(rules, ids, Rollups(rules.dimensions, rules.topic, rules.partition), PathCap(rules.paths_max))
+
+
+# -- step --------------------------------------------------------------------------------------------------------
+
+
+def step(state: TrafficState, batch: Batch) -> TrafficState:
+    """Fold one batch; total. What it adds is kept open in the state until `seal`."""
+    for piece in batch.unreadable:
+        _bury_unreadable(state, batch, piece)
+    if not len(batch):
+        return state
+    clock = np.maximum(np.maximum.accumulate(batch.append_ms), state.clock_ms)
+    decoded = decode_batch(batch.values)
+    for row, malformed in decoded.malformed:
+        _bury(state, batch, row, malformed.reason, malformed.error)
+    if decoded.events:
+        _judge(state, batch, decoded, clock)
+    state.clock_ms = int(clock[-1])
+    return state
+
+
+def _judge(state: TrafficState, batch: Batch, decoded: Decoded, clock: I64) -> None:
+    rules, rows = state.rules, decoded.rows
+    ids = pa.array([event.event_id for event in decoded.events], pa.string())
+    home = partitions_of(*text_buffers(ids), rules.partitions)
+    timestamp = np.array([event.timestamp_ms for event in decoded.events], dtype=np.int64)
+    astray = home != rules.partition
+    early = ~astray & (timestamp > batch.append_ms[rows] + rules.early_h * HOUR_MS)
+    late = ~astray & (timestamp < clock[rows] - rules.lateness_h * HOUR_MS)
+    if astray.any():
+        _send_on(state, batch, decoded, astray, home)
+    for name, refused in (("early", early), ("late", late)):
+        _refuse(state, batch, decoded, refused, name, timestamp, clock)
+    kept = ~(astray | early | late)
+    new = _unseen(state, decoded, kept, timestamp, clock[rows])
+    state.totals["duplicate"] += int(kept.sum()) - int(new.sum())
+    _accept(state, batch, decoded, new, ids)
+
+
+def _unseen(state: TrafficState, decoded: Decoded, kept: Bools, timestamp: I64, clock: I64) -> Bools:
+    """Which of the kept events bear an id for the first time. An id stays until an event bearing it would be too late.
+
+    Ids expire where the clock passes an hour, also in mid-batch, so that how batches are split decides nothing.
+    """
+    new = np.zeros(len(kept), dtype=bool)
+    at = np.flatnonzero(kept)
+    if not len(at):
+        return new
+    digests = digests_of([decoded.events[i].event_id for i in at.tolist()])
+    expiry = (np.maximum(timestamp[at], clock[at]) + state.rules.dedup_h * HOUR_MS) // HOUR_MS
+    hours = clock[at] // HOUR_MS
+    bounds = [0, *(np.flatnonzero(np.diff(hours)) + 1).tolist(), len(at)]
+    for a, b in pairwise(bounds):
+        state.expired += state.ids.expire(int(hours[a]))
+        new[at[a:b]] = state.ids.add(digests[a:b], expiry[a:b])
+    return new
+
+
+def _accept(state: TrafficState, batch: Batch, decoded: Decoded, new: Bools, ids: Any) -> None:
+    count = int(new.sum())
+    if not count:
+        return
+    if count == len(new):
+        events, at = decoded.events, decoded.rows
+    else:
+        events, at, ids = list(compress(decoded.events, new.tolist())), decoded.rows[new], ids.filter(pa.array(new))
+    state.rows.append(state.names.rows(batch, events, at, ids, state.rules.dimensions))
+    state.row_count += count
+    state.totals["accepted"] += count
+
+
+def _send_on(state: TrafficState, batch: Batch, decoded: Decoded, astray: Bools, home: npt.NDArray[np.int32]) -> None:
+    for i in np.flatnonzero(astray).tolist():
+        row = int(decoded.rows[i])
+        headers = batch.headers[row]
+        if header(headers, REROUTED) is not None:
+            _bury(state, batch, row, "misrouted", f"sent on once already, but its id belongs to partition {home[i]}")
+            continue
+        event_id = decoded.events[i].event_id.encode()
+        marked = [*headers, (REROUTED, f"{batch.partition}/{batch.offsets[row]}".encode())]
+        state.emits.append(Emit(batch.topic, event_id, batch.values[row], marked, int(home[i])))
+        state.totals["rerouted"] += 1
+
+
+def _refuse(
+    state: TrafficState, batch: Batch, decoded: Decoded, refused: Bools, name: str, timestamp: I64, clock: I64
+) -> None:
+    limit = state.rules.early_h if name == "early" else state.rules.lateness_h
+    side = "ahead of its append time" if name == "early" else "behind the partition's clock"
+    for i in np.flatnonzero(refused).tolist():
+        row = int(decoded.rows[i])
+        reference = int(batch.append_ms[row]) if name == "early" else int(clock[row])
+        off_h = abs(int(timestamp[i]) - reference) / HOUR_MS
+        _bury(state, batch, row, name, f"its time is {off_h:.1f} h {side}; {limit} h are allowed")
+        state.totals[name] += 1
+
+
+def _bury(state: TrafficState, batch: Batch, row: int, reason: str, error: str) -> None:
+    state.dead.append(
+        DeadLetter(
+            reason,
+            error,
+            batch.topic,
+            batch.partition,
+            int(batch.offsets[row]),
+            int(batch.append_ms[row]),
+            batch.keys[row],
+            batch.values[row],
+            batch.headers[row],
+        )
+    )
+    state.totals["dead"] += 1
+
+
+def _bury_unreadable(state: TrafficState, batch: Batch, piece: Any) -> None:
+    error = f"offsets {piece.first_offset} to {piece.next_offset - 1} cannot be decoded: {piece.error}"
+    at = (batch.topic, batch.partition, piece.first_offset, state.clock_ms)
+    state.dead.append(DeadLetter("unreadable", error, *at, None, piece.data))
+    state.totals["dead"] += 1
+
+
+# -- flush -------------------------------------------------------------------------------------------------------
+
+
+def seal(state: TrafficState, next_offset: int, version: int) -> Flush:
+    """Everything folded since the last seal, encoded; the state goes on with empty hands."""
+    found: list[Delta] = []
+    flush = Flush(next_offset, emits=state.emits, dead=state.dead)
+    if state.rows:
+        paths = list(state.names.path)
+        if state.rules.templates:
+            paths = [_template(path) for path in paths]
+        found = deltas(state.rows, state.names, paths, state.cap, version)
+        flush.rows["traffic_events_rows"] = [event_table(state.rows, state.names, state.rules.partition)]
+    flush.changelog = [*_id_blocks(state), *state.rollups.log(found), *_closings(state, found)]
+    flush.token = Sealed(found, state.clock_ms, Counter(state.totals), version)
+    flush.changelog.append((STATE_KEY, _saved(state)))
+    state.names, state.rows, state.row_count = Dictionaries(), [], 0
+    state.emits, state.dead = [], []
+    return flush
+
+
+def _saved(state: TrafficState) -> bytes:
+    return msgspec.msgpack.encode(_Saved(state.clock_ms, state.materialised, dict(state.totals), state.blocks))
+
+
+def _id_blocks(state: TrafficState) -> Iterator[ChangelogRecord]:
+    for hour in state.expired:
+        for number in range(state.blocks.pop(hour, 0)):
+            yield _IDS_KEY.pack(IDS, hour, number), None
+    state.expired = []
+    for hour, packed in state.ids.take_new():
+        for start in range(0, len(packed), _BLOCK_BYTES):
+            number = state.blocks.get(hour, 0)
+            yield _IDS_KEY.pack(IDS, hour, number), packed[start : start + _BLOCK_BYTES]
+            state.blocks[hour] = number + 1
+
+
+def _closings(state: TrafficState, found: list[Delta]) -> Iterator[ChangelogRecord]:
+    first_open = (state.clock_ms - state.rules.lateness_h * HOUR_MS) // HOUR_MS
+    touched = {delta.hour for delta in found}  # their last deltas are not applied yet
+    hours = [hour for hour in state.rollups.closable(first_open) if hour not in touched]
+    for hour in hours:
+        state.cap.forget(hour)
+    yield from state.rollups.close(hours)
+
+
+def committed(state: TrafficState, sealed: Sealed) -> None:
+    """The flush that `seal` made has committed: its deltas are part of the state now."""
+    for delta in sealed.deltas:
+        state.rollups.apply(delta)
+
+
+# -- restore -----------------------------------------------------------------------------------------------------
+
+
+def restore(state: TrafficState, records: Sequence[ChangelogRecord]) -> None:
+    """Apply changelog records in log order."""
+    for key, value in records:
+        kind = key[:1]
+        if kind == IDS:
+            _restore_ids(state, key, value)
+        elif kind in (DELTA, SNAPSHOT):
+            state.rollups.restore(key, value)
+        elif kind == STATE_KEY and value is not None:
+            saved = msgspec.msgpack.decode(value, type=_Saved)
+            state.clock_ms, state.materialised = saved.clock_ms, saved.materialised
+            state.totals, state.blocks = Counter(saved.totals), saved.blocks
+
+
+def _restore_ids(state: TrafficState, key: bytes, value: bytes | None) -> None:
+    _, hour, _ = _IDS_KEY.unpack(key)
+    if value is not None:
+        state.ids.load(hour, value)
+
+
+def restored(state: TrafficState) -> None:
+    """End of a restore: forget what the clock has passed, and see what ClickHouse may lack."""
+    state.expired += state.ids.expire(state.clock_ms // HOUR_MS)
+    state.expired += [hour for hour in state.blocks if hour < state.clock_ms // HOUR_MS and hour not in state.expired]
+    state.rollups.settle(state.materialised)
+    for hour, rollup in state.rollups.hours.items():
+        for path, *_ in rollup.keys:
+            state.cap.note(hour, path)

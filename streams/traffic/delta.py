@@ -1,0 +1,285 @@
+"""What one flush adds to the rollups of one hour, and how it is written to the changelog.
+
+A delta is small whatever the state is: per key its counts, and per event at most four bytes of address hash and four of
+response time. The changelog therefore grows with events, not with the size of the sketches; `rollup` compacts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from streams.sketches.cityhash import uniq_hash
+from streams.traffic.columns import Dictionaries, Rows, joined, text_buffers
+
+I64 = npt.NDArray[np.int64]
+U32 = npt.NDArray[np.uint32]
+F32 = npt.NDArray[np.float32]
+
+HOUR_MS = 3_600_000
+OTHER = "{other}"
+
+#: path, method, status class (1 to 5), values of the configured dimensions
+Key = tuple[str, str, int, tuple[str, ...]]
+
+
+@dataclass(slots=True)
+class Delta:
+    """One hour's additions: k keys with their sums; hashes and values in runs, one run a key, in key order.
+
+    `times_us` sums response times in microseconds over the `timed` events that had one; `hash_counts` and
+    `value_counts` say how many of `hashes` (uint32, of client addresses) and `values` (float32, response times in
+    milliseconds in arrival order) belong to each key. `version` is the position of the flush.
+    """
+
+    hour: int
+    version: int
+    keys: list[Key]
+    sums: I64  # (6, k): requests, errors, bytes, times_us, timed, max_us
+    hash_counts: I64
+    hashes: U32
+    value_counts: I64
+    values: F32
+
+
+class _Record(msgspec.Struct, array_like=True):
+    version: int
+    paths: list[str]
+    methods: list[str]
+    classes: bytes
+    groups: list[tuple[str, ...]]
+    sums: bytes
+    hash_counts: bytes
+    hashes: bytes
+    value_counts: bytes
+    values: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(_Record)
+
+
+def encode_delta(delta: Delta) -> bytes:
+    """The delta as msgpack; numbers are little-endian columns."""
+    return _encode(
+        _Record(
+            delta.version,
+            [key[0] for key in delta.keys],
+            [key[1] for key in delta.keys],
+            bytes(key[2] for key in delta.keys),
+            [key[3] for key in delta.keys],
+            delta.sums.astype("<i8").tobytes(),
+            delta.hash_counts.astype("<u4").tobytes(),
+            delta.hashes.astype("<u4").tobytes(),
+            delta.value_counts.astype("<u4").tobytes(),
+            delta.values.astype("<f4").tobytes(),
+        )
+    )
+
+
+def decode_delta(hour: int, value: bytes) -> Delta:
+    """The inverse of `encode_delta`."""
+    record = _decoder.decode(value)
+    keys = list(zip(record.paths, record.methods, record.classes, record.groups, strict=True))
+    return Delta(
+        hour,
+        record.version,
+        keys,
+        np.frombuffer(record.sums, "<i8").reshape(6, len(keys)),
+        np.frombuffer(record.hash_counts, "<u4").astype(np.int64),
+        np.frombuffer(record.hashes, "<u4"),
+        np.frombuffer(record.value_counts, "<u4").astype(np.int64),
+        np.frombuffer(record.values, "<f4"),
+    )
+
+
+class PathCap:
+    """Which paths an hour keeps by name: the first `limit` distinct ones, the rest count under `{other}`.
+
+    Judged in the order in which paths first appear in the log, so that a replay, however its batches are split, decides
+    the same.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._seen: dict[int, set[str]] = {}
+
+    def note(self, hour: int, path: str) -> None:
+        """A path that restored state holds."""
+        if path != OTHER:
+            self._seen.setdefault(hour, set()).add(path)
+
+    def admit(self, hour: int, path: str) -> str:
+        """The name under which a path is counted."""
+        seen = self._seen.setdefault(hour, set())
+        if path in seen:
+            return path
+        if len(seen) >= self._limit:
+            return OTHER
+        seen.add(path)
+        return path
+
+    def forget(self, hour: int) -> None:
+        """The hour is closed."""
+        self._seen.pop(hour, None)
+
+    def count(self) -> int:
+        """Distinct (hour, path) pairs held."""
+        return sum(map(len, self._seen.values()))
+
+
+def deltas(parts: list[Rows], names: Dictionaries, paths: Sequence[str], cap: PathCap, version: int) -> list[Delta]:
+    """Group accepted rows by (hour, path, method, status class, dimensions). `paths[c]` names the rows of path code c."""
+    hours, hour_of = _encoded(joined([part.timestamp_ms for part in parts]) // HOUR_MS)
+    place = _admitted(hours, hour_of, joined([part.path for part in parts]), paths, cap)
+    status = joined([part.status for part in parts])
+    fields = [place.code, joined([part.method for part in parts]), status // 100, _groups(parts)]
+    sizes = [len(place.names), len(names.method) or 1, 6, len(names.group) or 1]
+    combined = fields[0].astype(np.int64)
+    for field, size in zip(fields[1:], sizes[1:], strict=True):
+        combined = combined * size + field
+    distinct, group = _encoded(combined)
+    keyed = _Keyed(distinct, sizes, place, list(names.method), list(names.group) or [()])
+    return _by_hour(parts, names, group, status, keyed, version)
+
+
+def _encoded(values: npt.NDArray[Any]) -> tuple[I64, I64]:
+    """Distinct values in order of first appearance, and the index of each row's value among them."""
+    encoded = pa.array(values.astype(np.int64, copy=False)).dictionary_encode()
+    return encoded.dictionary.to_numpy(), encoded.indices.to_numpy().astype(np.int64)
+
+
+@dataclass(slots=True)
+class _Places:
+    """Distinct (hour, admitted path) pairs: `code` tells each row's pair."""
+
+    names: list[tuple[int, str]]
+    code: I64
+
+
+def _admitted(hours: I64, hour_of: I64, path: npt.NDArray[np.int32], paths: Sequence[str], cap: PathCap) -> _Places:
+    distinct, pair = _encoded(hour_of * len(paths) + path)
+    names: dict[tuple[int, str], int] = {}
+    codes = np.empty(len(distinct), dtype=np.int64)
+    for i, combined in enumerate(distinct.tolist()):
+        hour = int(hours[combined // len(paths)])
+        name = (hour, cap.admit(hour, paths[combined % len(paths)]))
+        codes[i] = names.setdefault(name, len(names))
+    return _Places(list(names), codes[pair])
+
+
+def _groups(parts: list[Rows]) -> Any:
+    if all(part.group is None for part in parts):
+        return 0
+    return joined([part.group if part.group is not None else np.zeros(len(part), np.int32) for part in parts])
+
+
+class _Keyed:
+    """The keys behind combined codes, sorted by hour: `order` lists the groups, `rank` is its inverse."""
+
+    def __init__(
+        self, distinct: I64, sizes: list[int], place: _Places, methods: list[str], groups: list[tuple[str, ...]]
+    ) -> None:
+        rest, dimension = np.divmod(distinct, sizes[3])
+        rest, status_class = np.divmod(rest, sizes[2])
+        place_code, method = np.divmod(rest, sizes[1])
+        hours = np.array([place.names[code][0] for code in place_code.tolist()], dtype=np.int64)
+        self.order = np.argsort(hours, kind="stable")
+        self.rank = np.empty_like(self.order)
+        self.rank[self.order] = np.arange(len(self.order))
+        self.hours = hours[self.order]
+        columns = zip(
+            place_code[self.order].tolist(),
+            method[self.order].tolist(),
+            status_class[self.order].tolist(),
+            dimension[self.order].tolist(),
+            strict=True,
+        )
+        self.keys: list[Key] = [(place.names[p][1], methods[m], c, groups[d]) for p, m, c, d in columns]
+
+
+def _by_hour(
+    parts: list[Rows], names: Dictionaries, group: I64, status: I64, keyed: _Keyed, version: int
+) -> list[Delta]:
+    key = keyed.rank[group]
+    count = len(keyed.keys)
+    sums, times = _sums(parts, key, status, count)
+    hash_counts, hashes = _hashes(parts, names, key, count)
+    value_counts, values = _values(times, key, count)
+    hash_ends = np.concatenate([[0], np.cumsum(hash_counts)])
+    value_ends = np.concatenate([[0], np.cumsum(value_counts)])
+    found = []
+    starts = np.flatnonzero(np.diff(keyed.hours, prepend=-1))
+    for a, b in zip(starts.tolist(), [*starts[1:].tolist(), count], strict=True):
+        found.append(
+            Delta(
+                int(keyed.hours[a]),
+                version,
+                keyed.keys[a:b],
+                np.ascontiguousarray(sums[:, a:b]),
+                hash_counts[a:b],
+                hashes[hash_ends[a] : hash_ends[b]],
+                value_counts[a:b],
+                values[value_ends[a] : value_ends[b]],
+            )
+        )
+    return found
+
+
+def _sums(parts: list[Rows], key: I64, status: I64, count: int) -> tuple[I64, Any]:
+    times = pa.chunked_array([part.response_time_ms for part in parts])
+    sizes = pa.chunked_array([part.bytes for part in parts])
+    size = sizes.fill_null(0).to_numpy().astype(np.int64)
+    ms = times.fill_null(0.0).to_numpy()
+    us = np.rint(ms * 1000).astype(np.int64)
+    timed = np.asarray(times.is_valid()) if times.null_count else np.ones(len(key), dtype=bool)
+    longest = np.zeros(count, dtype=np.int64)
+    np.maximum.at(longest, key, us)
+    sums = np.stack(
+        [
+            np.bincount(key, minlength=count),
+            np.bincount(key[status >= 500], minlength=count),
+            exact_sums(key, size, count),
+            exact_sums(key, us, count),
+            np.bincount(key[timed], minlength=count) if times.null_count else np.bincount(key, minlength=count),
+            longest,
+        ]
+    ).astype(np.int64)
+    return sums, (ms, timed if times.null_count else None)
+
+
+def exact_sums(key: I64, values: I64, count: int) -> I64:
+    """The exact sum per key of values from 0 to 2^62: `bincount` adds float64, so halves of 26 bits go in by turns."""
+    low = np.bincount(key, weights=(values & 0x3FFFFFF).astype(np.float64), minlength=count).astype(np.int64)
+    high = np.bincount(key, weights=(values >> 26).astype(np.float64), minlength=count).astype(np.int64)
+    total: I64 = low + (high << 26)
+    return total
+
+
+def _hashes(parts: list[Rows], names: Dictionaries, key: I64, count: int) -> tuple[I64, U32]:
+    """The distinct address hashes of each key, ascending."""
+    hashes = uniq_hash(*text_buffers(pa.array(list(names.ip), pa.string())))
+    pairs = key.astype(np.uint64) << np.uint64(32)
+    pairs |= hashes[joined([part.ip for part in parts])]
+    pairs.sort()
+    first = np.ones(len(pairs), dtype=bool)
+    np.not_equal(pairs[1:], pairs[:-1], out=first[1:])
+    pairs = pairs[first]
+    counts = np.bincount((pairs >> np.uint64(32)).astype(np.int64), minlength=count)
+    return counts, (pairs & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+
+
+def _values(times: tuple[Any, Any], key: I64, count: int) -> tuple[I64, F32]:
+    """The response times of each key in arrival order."""
+    ms, timed = times
+    if timed is not None:
+        ms, key = ms[timed], key[timed]
+    # 16-bit keys are sorted by radix, many times faster
+    order = np.argsort(key.astype(np.uint16) if count <= 0xFFFF else key, kind="stable")
+    return np.bincount(key, minlength=count), ms[order].astype(np.float32)

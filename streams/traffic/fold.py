@@ -1,0 +1,100 @@
+"""The traffic core in the shape that the runtime asks for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from streams.runtime.fold import Materialisation, Position
+from streams.traffic import core
+from streams.traffic.columns import I64
+from streams.traffic.dedup import DedupIndex
+from topics.records import Batch, Flush
+
+#: Keys of one rollup insert: enough to be cheap, few enough not to hold the loop for long.
+ROLLUP_KEYS = 4_000
+
+
+@dataclass
+class _Pass:
+    """What is still to be written of the keys that were dirty at `version`."""
+
+    version: int
+    slices: list[tuple[int, I64]]
+
+
+def _slices(dirty: list[tuple[int, I64]]) -> list[tuple[int, I64]]:
+    return [(hour, rows[i : i + ROLLUP_KEYS]) for hour, rows in dirty for i in range(0, len(rows), ROLLUP_KEYS)]
+
+
+class TrafficFold:
+    """Implements `streams.runtime.fold.Fold` over `core`."""
+
+    def __init__(self, rules: core.TrafficRules, ids: DedupIndex) -> None:
+        self.state = core.new_state(rules, ids)
+        self._position = Position(0, 0)
+        self._clock_ms = 0
+        self._totals: Counter[str] = Counter()
+        self._pass: _Pass | None = None
+
+    def restore(self, records: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """See `Fold`."""
+        core.restore(self.state, records)
+
+    def restored(self, position: Position) -> None:
+        """See `Fold`."""
+        core.restored(self.state)
+        self._position = position
+        self._clock_ms, self._totals = self.state.clock_ms, Counter(self.state.totals)
+
+    def step(self, batch: Batch) -> None:
+        """See `Fold`."""
+        core.step(self.state, batch)
+
+    def seal(self, position: Position) -> Flush:
+        """See `Fold`."""
+        flush = core.seal(self.state, position.offset, position.version)
+        flush.token = (position, flush.token)
+        return flush
+
+    def committed(self, flush: Flush) -> None:
+        """See `Fold`."""
+        self._position, sealed = flush.token
+        core.committed(self.state, sealed)
+        self._clock_ms, self._totals = sealed.clock_ms, sealed.totals
+
+    def materialise(self) -> Materialisation | None:
+        """See `Fold`. A pass goes over the keys that were dirty when it began; None ends it."""
+        if self._pass is None:
+            self._pass = _Pass(self._position.version, _slices(self.state.rollups.dirty()))
+        if not self._pass.slices:
+            self.state.materialised = self._pass.version
+            self._pass = None
+            return None
+        hour, rows = self._pass.slices.pop()
+        table = self.state.rollups.table(hour, rows, self._position.version)
+        return Materialisation(self._position, {"path_stats_hourly_rows": table}, (hour, rows))
+
+    def materialised(self, done: Materialisation) -> None:
+        """See `Fold`."""
+        hour, rows = done.token
+        self.state.rollups.clean(hour, rows, done.position.version)
+
+    @property
+    def open_rows(self) -> int:
+        """See `Fold`."""
+        return self.state.row_count + len(self.state.emits) + len(self.state.dead)
+
+    def figures(self) -> Mapping[str, float]:
+        """See `Fold`. Outcomes and clock are of what is committed."""
+        state = self.state
+        return {
+            **{f"outcome_{name}": float(count) for name, count in self._totals.items()},
+            "append_ms": float(self._clock_ms),
+            "ids": float(len(state.ids)),
+            "ids_bytes": float(state.ids.bytes_held),
+            "ids_bytes_spilled": float(state.ids.bytes_spilled),
+            "rollup_keys": float(state.rollups.key_count()),
+            "paths": float(state.cap.count()),
+        }
