@@ -12,11 +12,11 @@ from rich.console import Console
 
 from compose.local.download import default_cache_dir, kafka_jars
 from compose.local.errors import DiskFull, StartFailed, says_disk_full
-from compose.local.process import Child, check_port, free_port
+from compose.local.process import free_port
+from compose.local.server import Server
 
 HEAP = "512m"
 START_DEADLINE_S = 60.0
-STOP_DEADLINE_S = 15.0
 
 # One node: every internal topic has one replica. Few partitions of them and short internal time-outs make a restart
 # take seconds; sessions of a few seconds let tests lose a member quickly.
@@ -52,7 +52,7 @@ num.recovery.threads.per.data.dir=2
 """
 
 
-class Kafka:
+class Kafka(Server):
     """One Kafka node. `start` returns when it answers; `stop` and `kill` keep the data, and `start` goes on with it."""
 
     name = "Kafka"
@@ -67,33 +67,15 @@ class Kafka:
         setting: str = "SLUICEWAY_KAFKA_BOOTSTRAP",
         console: Console | None = None,
     ) -> None:
-        self.folder = folder.absolute()
-        self.port = port
+        super().__init__(folder, port, setting)
         self._cache_dir = cache_dir or default_cache_dir()
         self._repository = repository
-        self._setting = setting
         self._console = console
-        self._child: Child | None = None
 
     @property
     def bootstrap(self) -> str:
         """What a client's bootstrap.servers takes."""
         return f"127.0.0.1:{self.port}"
-
-    @property
-    def log_path(self) -> Path:
-        """Where Kafka's own output goes."""
-        return self.folder / "kafka.log"
-
-    @property
-    def pid(self) -> int | None:
-        """The process id while it runs."""
-        return self._child.pid if self._child else None
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs."""
-        return self.pid is not None
 
     def start(self, deadline_s: float = START_DEADLINE_S) -> None:
         """Fetch the jars if need be, format a new folder, start and wait until clients are answered.
@@ -102,28 +84,11 @@ class Kafka:
         """
         if self.alive:
             return
-        check_port(self.port, self.name, self._setting)
+        self.check_port()
         java = self._java_command()
         properties = self._write_properties()
         self._format(java, properties)
-        self._child = Child(self.name, [*java, "kafka.Kafka", str(properties)], self.log_path, env=self._env())
-        self._child.spawn()
-        self._child.wait_ready(self.answers, deadline_s)
-
-    def stop(self, deadline_s: float = STOP_DEADLINE_S) -> None:
-        """Shut down cleanly, by force past the deadline."""
-        if self._child:
-            self._child.stop(deadline_s)
-
-    def kill(self) -> None:
-        """End it as a crash would."""
-        if self._child:
-            self._child.kill()
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the process, such as SIGSTOP and SIGCONT."""
-        if self._child:
-            self._child.signal(number)
+        self.run([*java, "kafka.Kafka", str(properties)], deadline_s, env=self._env())
 
     def answers(self) -> bool:
         """Whether a client gets the cluster's metadata."""
