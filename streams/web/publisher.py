@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError, UnknownTopicOrPartitionError
 
 from topics.partitioning import partitions_of
 
@@ -49,6 +49,7 @@ class PublishLimits:
     pending_bytes_max: int = 64 << 20
     batch_bytes: int = 256 << 10
     reconnect_max_s: float = 2.0
+    reachable_timeout_s: float = 2.0
 
 
 class KafkaPublisher:
@@ -65,7 +66,7 @@ class KafkaPublisher:
         self._headers = [("producer", sender.encode())]
         self._limits = limits or PublishLimits()
         self._session: _Session | None = None
-        self._trouble = "it has not answered yet"
+        self._trouble = "no answer yet"
         self._connected = asyncio.Event()
         self._pending_bytes = 0
         self._keeper: asyncio.Task[None] | None = None
@@ -93,7 +94,7 @@ class KafkaPublisher:
         """Whether the broker answers a metadata request now."""
         session = self._session
         try:
-            async with asyncio.timeout(self._limits.request_timeout_s):
+            async with asyncio.timeout(self._limits.reachable_timeout_s):
                 return session is not None and bool(await session.producer.client.force_metadata_update())
         except (TimeoutError, KafkaError, OSError):
             return False
@@ -111,8 +112,8 @@ class KafkaPublisher:
             async with asyncio.timeout(self._limits.delivery_timeout_s):
                 await session.send(records)
         except TimeoutError:
-            session.break_off(f"no confirmation within {self._limits.delivery_timeout_s:g} s")
-            raise PublishUnavailable(f"Kafka gave {session.trouble}") from None
+            session.break_off(f"no answer within {self._limits.delivery_timeout_s:g} s")
+            raise PublishUnavailable(session.told()) from None
         finally:
             self._pending_bytes -= size
 
@@ -123,16 +124,21 @@ class KafkaPublisher:
                 async with _Session(self._connection, self._topic, self._headers, self._limits) as session:
                     self._session, attempt = session, 0
                     self._connected.set()
+                    log.info("kafka_connected", topic=self._topic)
                     await session.broken.wait()
-                    self._trouble = session.trouble
-            except (KafkaError, OSError, TimeoutError) as error:
-                self._trouble = str(error) or type(error).__name__
+                    self._tell(session.trouble)
+            except Exception as error:
+                self._tell(_trouble_of(error, self._topic))
             finally:
                 self._session = None
-            log.warning("kafka_unreachable", topic=self._topic, error=self._trouble)
             attempt += 1
-            pause_s = min(self._limits.reconnect_max_s, 0.1 * 2**attempt)
+            pause_s = min(self._limits.reconnect_max_s, 0.1 * 2 ** min(attempt, 10))
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+
+    def _tell(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            log.warning("kafka_unreachable", topic=self._topic, error=trouble)
+        self._trouble = trouble
 
 
 class _Session:
@@ -178,6 +184,10 @@ class _Session:
         self.trouble = self.trouble or trouble
         self.broken.set()
 
+    def told(self) -> str:
+        """The trouble, in a sentence for a client."""
+        return f"Kafka did not confirm: {self.trouble}"
+
     async def send(self, records: Sequence[Record]) -> None:
         """Send records and wait for all. Raises PublishUnavailable."""
         partitions = len(await self.producer.partitions_for(self.topic))
@@ -186,7 +196,7 @@ class _Session:
 
     def _lane(self, partition: int) -> _Lane:
         if self.broken.is_set():
-            raise PublishUnavailable(f"Kafka gave {self.trouble}")
+            raise PublishUnavailable(self.told())
         if partition not in self._lanes:
             self._lanes[partition] = _Lane(self, partition)
         return self._lanes[partition]
@@ -225,11 +235,11 @@ class _Lane:
                     if not done.done():
                         done.set_result(None)
         except Exception as error:
-            self._session.break_off(str(error) or type(error).__name__)
+            self._session.break_off(_trouble_of(error, self._session.topic))
         finally:
             for _, done in taken + self._waiting:
                 if not done.done():
-                    done.set_exception(PublishUnavailable(f"Kafka gave {self._session.trouble}"))
+                    done.set_exception(PublishUnavailable(self._session.told()))
 
     async def _send(self, records: list[Record]) -> None:
         producer, headers = self._session.producer, self._session.headers
@@ -261,13 +271,26 @@ async def _abandon(producer: AIOKafkaProducer) -> None:
     """Stop a producer without delivering what it holds.
 
     aiokafka has no such call: `stop()` waits for every batch, and an idempotent producer retries a batch for ever. So
-    its batches are failed and its sender cancelled first.
+    its batches are failed and its sender cancelled first. That raises CancelledError out of `stop()`, which here would
+    look like our own cancellation: hence a task, only waited for.
     """
     producer._message_accumulator.fail_all(KafkaError("the producer was abandoned"))
-    sender = producer._sender.sender_task
-    if sender is not None:
-        sender.cancel()
+    if producer._sender.sender_task is not None:
+        producer._sender.sender_task.cancel()
+    closing = asyncio.create_task(_disconnect(producer))
+    await asyncio.wait({closing}, timeout=5)
+    closing.cancel()
+
+
+async def _disconnect(producer: AIOKafkaProducer) -> None:
     with suppress(Exception):
-        async with asyncio.timeout(5):
-            await producer.client.close()
-            await producer.stop()
+        await producer.client.close()
+        await producer.stop()
+
+
+def _trouble_of(error: Exception, topic: str) -> str:
+    if isinstance(error, KafkaConnectionError):
+        return "no broker answers"
+    if isinstance(error, UnknownTopicOrPartitionError):
+        return f"topic {topic} does not exist"
+    return str(error) or type(error).__name__

@@ -1,0 +1,109 @@
+"""`sluiceway gateway`: serves HTTP until it is told to stop; needs no partition and stays up while Kafka is down."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import structlog
+from aiohttp import web
+from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
+
+from compose.publishing import traffic_publisher
+from compose.settings import SettingError, Settings
+from streams.web.context import EventLimits, Readiness
+from streams.web.gateway import make_gateway
+from streams.web.publisher import EventPublisher
+
+#: How long requests in flight may take to finish at shutdown, above the time Kafka is given to confirm.
+SHUTDOWN_S = 15.0
+
+log = structlog.get_logger(__name__)
+
+
+def run_gateway(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is in flight. Raises SettingError for what cannot be served."""
+    asyncio.run(_until_signal(settings))
+
+
+@asynccontextmanager
+async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
+    """Serve while the context is open; gives the URL (port 0 takes a free one).
+
+    Raises SettingError off loopback without an API key, or for an address that cannot be listened on.
+    """
+    require_key_off_loopback(settings)
+    publisher = traffic_publisher(settings, "gateway")
+    app = make_gateway(
+        publisher=publisher,
+        readiness=lambda: _readiness(publisher),
+        registry=_registry(),
+        version=version("sluiceway"),
+        api_key=settings.api_key,
+        event_limits=EventLimits(event_bytes_max=settings.max_record_bytes),
+    )
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+    await runner.setup()
+    try:
+        await publisher.start()
+        url = await _listen(runner, settings)
+        log.info("gateway_listening", url=url)
+        yield url
+    finally:
+        await runner.cleanup()
+        await publisher.close()
+
+
+def require_key_off_loopback(settings: Settings) -> None:
+    """Refuse to serve an open gateway to a network."""
+    if settings.api_key or _is_loopback(settings.gateway_host):
+        return
+    raise SettingError(
+        f"SLUICEWAY_GATEWAY_HOST={settings.gateway_host} is not loopback, and SLUICEWAY_API_KEY is not set: anyone who "
+        "reaches this address could write events. Set a key, or listen on 127.0.0.1."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _until_signal(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serve_gateway(settings):
+        await stop.wait()
+        log.info("gateway_stopping")
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> str:
+    host, port = settings.gateway_host, settings.gateway_port
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        raise SettingError(
+            f"The gateway cannot listen on {host}:{port} ({error.strerror or error}). Stop what does, or set "
+            "SLUICEWAY_GATEWAY_HOST and SLUICEWAY_GATEWAY_PORT."
+        ) from None
+    return f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
+
+
+async def _readiness(publisher: EventPublisher) -> Readiness:
+    up = await publisher.reachable()
+    return Readiness(up, {"kafka": "reachable" if up else "unreachable"})
+
+
+def _registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+        registry.register(collector)
+    return registry
