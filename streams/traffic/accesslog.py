@@ -8,7 +8,7 @@ from typing import Any
 
 from streams.traffic.accessjson import parse_json
 from streams.traffic.accessline import AccessLine, agent_of, local_time_ms, plain_ip, split_request, unescape
-from topics.traffic import Malformed, TrafficEvent, problem_of
+from topics.traffic import Malformed, TrafficEvent, decode, encode
 
 _HEAD = r"(\S+) \S+ .*?\[([^\]]{20,32})\] "
 _QUOTED = r'"([^"\\]*(?:\\.[^"\\]*)*)"'
@@ -75,21 +75,23 @@ def _unescaped_quotes(text: str) -> tuple[Any, ...] | None:
     return (*head.groups(), request, *outcome.groups(), referer, agent, rest)
 
 
-def event_of(line: AccessLine, event_id: str, shift_ms: int = 0) -> TrafficEvent | Malformed:
-    """The line as a valid traffic event, its time moved by `shift_ms`."""
-    event = TrafficEvent(
-        event_id,
-        line.timestamp_ms + shift_ms,
-        line.method,
-        line.path,
-        line.status,
-        line.client_ip,
-        line.response_time_ms,
-        line.bytes,
-        line.user_agent,
+def event_json(line: AccessLine, event_id: str, shift_ms: int = 0) -> bytes | Malformed:
+    """The line as a traffic event's JSON, its time moved by `shift_ms`; checked as a worker will check it."""
+    value = encode(
+        TrafficEvent(
+            event_id,
+            line.timestamp_ms + shift_ms,
+            line.method,
+            line.path,
+            line.status,
+            line.client_ip,
+            line.response_time_ms,
+            line.bytes,
+            line.user_agent,
+        )
     )
-    problem = problem_of(event)
-    return event if problem is None else Malformed("invalid", problem)
+    checked = decode(value)
+    return checked if isinstance(checked, Malformed) else value
 
 
 def event_id(line: bytes, occurrence: int) -> str:
