@@ -1,0 +1,34 @@
+"""Fixtures of every test folder: one embedded stack for the whole run, and the settings that lead to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from compose.local.stack import LocalStack
+from compose.settings import Settings
+
+_STARTED = pytest.StashKey[LocalStack]()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[LocalStack]:
+    """Kafka, ClickHouse and S3 on free ports. A test may stop, kill and start each (`stack.kafka.kill()`)."""
+    with LocalStack.on_free_ports(tmp_path_factory.mktemp("stack")) as started:
+        request.config.stash[_STARTED] = started
+        yield started
+
+
+@pytest.fixture(scope="session")
+def settings(stack: LocalStack) -> Settings:
+    """Settings that lead to the stack."""
+    return stack.settings()
+
+
+@pytest.fixture(autouse=True)
+def _revived(request: pytest.FixtureRequest) -> None:
+    """What an earlier test left stopped runs again, so that its failure stays its own."""
+    if started := request.config.stash.get(_STARTED, None):
+        for server in started.servers:
+            server.start()
