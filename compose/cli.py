@@ -6,6 +6,8 @@ import sys
 
 import typer
 
+from compose.commands.settings import settings
+from compose.commands.worker import worker
 from compose.settings import SettingError
 
 app = typer.Typer(
@@ -18,6 +20,10 @@ def _root() -> None:
     """Sluiceway: Kafka in, exact rollups in ClickHouse and objects in R2 out."""
 
 
+app.command()(worker)
+app.command()(settings)
+
+
 def main() -> None:
     """Entry point of the console script; exit code 2 for a wrong setting."""
     try:
@@ -25,3 +31,7 @@ def main() -> None:
     except SettingError as error:
         print(f"sluiceway: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

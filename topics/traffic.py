@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from functools import lru_cache
 from typing import Annotated
 
@@ -76,13 +77,19 @@ def bad_ip(event: TrafficEvent) -> Malformed:
     return Malformed("invalid", f"client_ip {event.client_ip[:60]!r} is not an IPv4 or IPv6 address")
 
 
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
+
+
 @lru_cache(maxsize=65_536)
 def valid_ip(text: str) -> bool:
     """Whether `text` is an IPv4 or IPv6 address (no zone, no port)."""
-    if "%" in text or len(text) > 45:
+    if _IPV4.fullmatch(text):
+        return True
+    if ":" not in text or "%" in text or len(text) > 45:
         return False
     try:
-        ipaddress.ip_address(text)
+        ipaddress.IPv6Address(text)
     except ValueError:
         return False
     return True

@@ -21,7 +21,7 @@ def bind(app: faust.App, schema: BatchSchema, feed: Callable[[Any], None]) -> No
     """Register the agent: each item of its stream is one fetch of one partition."""
     source = app.topic(specs.TRAFFIC_EVENTS, schema=schema)
 
-    @app.agent(source, name="traffic")
+    @app.agent(source, name="traffic")  # type: ignore[untyped-decorator]
     async def fold(stream: Any) -> None:
         async for event in stream.events():
             feed(event.message.value)

@@ -1,0 +1,30 @@
+"""`sluiceway worker`: one process a stream under a supervisor."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from compose.logs import set_up_logs
+from compose.settings import load
+from compose.supervisor import Child, Supervisor, die_with_parent
+from compose.worker import STREAMS, run_stream, stream_names
+
+
+def worker(
+    streams: Annotated[str, typer.Option(help="streams to run, comma-separated")] = ",".join(STREAMS),
+    child: Annotated[bool, typer.Option(hidden=True, help="run the one stream in this process")] = False,
+) -> None:
+    """Fold streams: one process each, started again when it dies; SIGTERM drains and commits."""
+    settings = load()
+    set_up_logs(settings)
+    names = stream_names(streams)
+    if child:
+        die_with_parent()
+        run_stream(names[0], settings)
+        return
+    commands = [[sys.executable, "-m", "compose.cli", "worker", "--streams", name, "--child"] for name in names]
+    children = [Child(f"worker {name}", command) for name, command in zip(names, commands, strict=True)]
+    sys.exit(Supervisor(children, stop_s=settings.flush_deadline_s + 15).run())

@@ -1,0 +1,125 @@
+"""A stream's process: makes its clients from settings, runs it, and turns SIGTERM into a clean drain."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+from compose.settings import SettingError, Settings
+from sinks.clickhouse.connection import Server
+from sinks.clickhouse.sink import ClickHouseSink
+from streams.runtime.access import KafkaAccess
+from streams.runtime.faults import Faults
+from streams.runtime.partition import RuntimeLimits
+from streams.runtime.transport import FetchLimits
+from streams.runtime.worker import StreamSpec, StreamWorker, WorkerConfig
+from streams.traffic.agent import TrafficOptions, traffic_stream
+from streams.traffic.spill import SpillFolder
+
+_MB = 1 << 20
+
+
+def traffic(settings: Settings) -> StreamSpec:
+    """The traffic stream as the settings have it."""
+    rules = {
+        "lateness_h": settings.traffic_lateness_h,
+        "dedup_h": settings.traffic_dedup_h,
+        "early_h": settings.traffic_early_h,
+        "templates": settings.traffic_templates,
+        "paths_max": settings.traffic_paths_max,
+        "dimensions": settings.dimensions,
+    }
+    return traffic_stream(
+        TrafficOptions(
+            partitions=settings.partitions,
+            retention_h=settings.traffic_retention_h,
+            deadletter_retention_h=settings.deadletter_retention_h,
+            max_record_bytes=settings.max_record_bytes,
+            rules=rules,
+            dedup_bytes=settings.dedup_memory_mb * _MB,
+            spill=SpillFolder(settings.data_dir / "spill"),
+        )
+    )
+
+
+STREAMS: dict[str, Callable[[Settings], StreamSpec]] = {"traffic": traffic}
+
+
+def stream_names(text: str) -> list[str]:
+    """The streams that a comma-separated list names. Raises SettingError for one that does not exist."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in STREAMS]
+    if unknown or not names:
+        raise SettingError(f"no stream is called {', '.join(unknown) or repr(text)}; there are: {', '.join(STREAMS)}")
+    return names
+
+
+def kafka_access(settings: Settings) -> KafkaAccess:
+    """How to reach Kafka."""
+    return KafkaAccess(
+        settings.kafka_bootstrap,
+        settings.kafka_security_protocol,
+        settings.kafka_sasl_mechanism,
+        settings.kafka_username,
+        settings.kafka_password,
+    )
+
+
+def clickhouse(settings: Settings) -> ClickHouseSink:
+    """The ClickHouse sink; made inside a running event loop."""
+    return ClickHouseSink(
+        Server(
+            settings.clickhouse_url,
+            user=settings.clickhouse_user,
+            password=settings.clickhouse_password,
+            database=settings.clickhouse_database,
+        )
+    )
+
+
+def worker_config(settings: Settings) -> WorkerConfig:
+    """The runtime's part of the settings."""
+    return WorkerConfig(
+        kafka=kafka_access(settings),
+        data_dir=settings.data_dir,
+        limits=RuntimeLimits(
+            flush_interval_s=settings.flush_interval_s,
+            flush_rows=settings.flush_rows,
+            transaction_timeout_s=settings.transaction_timeout_s,
+            accept_loss=settings.accept_loss,
+        ),
+        fetch=FetchLimits(session_timeout_ms=int(settings.session_timeout_s * 1000)),
+        replication_factor=settings.replication_factor,
+        deadletter_max_bytes=settings.max_record_bytes,
+        status_host=settings.worker_host,
+        status_port=settings.worker_port,
+        flush_deadline_s=settings.flush_deadline_s,
+        watchdog_s=settings.watchdog_s,
+        rollup_interval_s=settings.rollup_interval_s,
+    )
+
+
+def run_stream(name: str, settings: Settings) -> None:
+    """Run one stream in this process until SIGTERM or SIGINT."""
+    asyncio.run(_run(name, settings))
+
+
+async def _run(name: str, settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    sink = clickhouse(settings)
+    try:
+        migrated = asyncio.create_task(sink.migrate(settings.traffic_hot_days))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait([migrated, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if not migrated.done():
+            migrated.cancel()
+            return
+        migrated.result()
+        faults = Faults(settings.faults, settings.data_dir / "faults")
+        await StreamWorker(STREAMS[name](settings), worker_config(settings), sink, None, faults).run(stop)
+    finally:
+        await sink.close()

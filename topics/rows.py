@@ -1,0 +1,115 @@
+"""The rows that ClickHouse stores: one Arrow schema a table, filled by the folds and written by the sink.
+
+Columns that the server derives (a `DateTime64` beside its milliseconds, a packed version) are not sent. Strings that
+repeat are dictionary-encoded: smaller on the wire, and cheaper to build from a column of codes.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+#: Bits of a version that hold the offset; the epoch stands above them.
+VERSION_OFFSET_BITS = 48
+EPOCH_MAX = (1 << 16) - 1
+OFFSET_MAX = (1 << VERSION_OFFSET_BITS) - 1
+
+TRAFFIC_EVENTS_ROWS = "traffic_events_rows"
+PATH_STATS_HOURLY_ROWS = "path_stats_hourly_rows"
+STREAM_PROGRESS_ROWS = "stream_progress_rows"
+DEADLETTERS_ROWS = "deadletters_rows"
+
+_REPEATED = pa.dictionary(pa.int32(), pa.string())
+_LABELS = pa.map_(pa.string(), pa.string())
+
+#: One row an accepted event. Coordinates are the record's; `append_ms` is the broker's time.
+TRAFFIC_EVENTS = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("timestamp_ms", pa.int64()),
+        ("method", _REPEATED),
+        ("path", _REPEATED),
+        ("status", pa.uint16()),
+        ("client_ip", _REPEATED),
+        ("response_time_ms", pa.float64()),
+        ("bytes", pa.uint64()),
+        ("user_agent", _REPEATED),
+        ("dimensions", _LABELS),
+        ("producer", _REPEATED),
+        ("source_partition", pa.uint16()),
+        ("source_offset", pa.uint64()),
+        ("append_ms", pa.int64()),
+    ]
+)
+
+#: One row a key and partition: the whole state of that partition's partial rollup, newest version kept. `hour` is Unix
+#: seconds; `timed` counts events with a response time, whose digest is in milliseconds; `dimensions` lists the
+#: configured names in one fixed order. A row with `requests` 0 withdraws its key.
+PATH_STATS_HOURLY = pa.schema(
+    [
+        ("hour", pa.uint32()),
+        ("path", _REPEATED),
+        ("method", _REPEATED),
+        ("status_class", _REPEATED),
+        ("dimensions", _LABELS),
+        ("source_topic", _REPEATED),
+        ("source_partition", pa.uint16()),
+        ("version", pa.uint64()),
+        ("requests", pa.uint64()),
+        ("errors", pa.uint64()),
+        ("bytes", pa.uint64()),
+        ("response_time_us", pa.uint64()),
+        ("timed", pa.uint64()),
+        ("max_response_time_us", pa.uint64()),
+        ("visitors", pa.binary()),
+        ("response_time", pa.binary()),
+    ]
+)
+
+#: One row a partition, newest (epoch, offset, checked_ms) kept. `offset` is the next to read; `append_ms` the highest
+#: append time below it; `current` says that at `checked_ms` nothing readable lay between it and `end_offset`;
+#: `partitions` is the topic's count, so that a partition nobody reported is missed; counts are totals since the start.
+STREAM_PROGRESS = pa.schema(
+    [
+        ("stream", _REPEATED),
+        ("topic", _REPEATED),
+        ("partition", pa.uint16()),
+        ("partitions", pa.uint16()),
+        ("epoch", pa.uint16()),
+        ("offset", pa.uint64()),
+        ("end_offset", pa.uint64()),
+        ("append_ms", pa.int64()),
+        ("current", pa.bool_()),
+        ("checked_ms", pa.int64()),
+        ("late", pa.uint64()),
+        ("dead", pa.uint64()),
+    ]
+)
+
+#: One row a dead letter: where it came from and why. `object_key` is empty unless its bytes rest in the object store.
+DEADLETTERS = pa.schema(
+    [
+        ("stream", _REPEATED),
+        ("source_topic", _REPEATED),
+        ("source_partition", pa.uint16()),
+        ("source_offset", pa.uint64()),
+        ("append_ms", pa.int64()),
+        ("reason", _REPEATED),
+        ("error", pa.string()),
+        ("producer", _REPEATED),
+        ("size_bytes", pa.uint64()),
+        ("object_key", pa.string()),
+    ]
+)
+
+SCHEMAS: dict[str, pa.Schema] = {
+    TRAFFIC_EVENTS_ROWS: TRAFFIC_EVENTS,
+    PATH_STATS_HOURLY_ROWS: PATH_STATS_HOURLY,
+    STREAM_PROGRESS_ROWS: STREAM_PROGRESS,
+    DEADLETTERS_ROWS: DEADLETTERS,
+}
+
+
+def version_of(epoch: int, offset: int) -> int:
+    """The version of a state: epoch (16 bits) above offset (48 bits), so that a raised epoch always wins."""
+    assert 0 <= epoch <= EPOCH_MAX and 0 <= offset <= OFFSET_MAX
+    return epoch << VERSION_OFFSET_BITS | offset
