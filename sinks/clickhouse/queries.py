@@ -1,0 +1,61 @@
+"""The questions that status pages and the demo ask of ClickHouse, as typed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sinks.clickhouse.sink import ClickHouseSink
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one partition of a stream has come; `complete_until` is the stream's, None while a partition is silent."""
+
+    stream: str
+    topic: str
+    partition: int
+    epoch: int
+    offset: int
+    end_offset: int
+    late: int
+    dead: int
+    checked_at: datetime
+    complete_until: datetime | None
+
+
+@dataclass(frozen=True)
+class PathTotals:
+    """The totals of one path over all hours; times in milliseconds, None where none was measured."""
+
+    path: str
+    requests: int
+    errors: int
+    bytes: int
+    p50_response_time_ms: float | None
+    p95_response_time_ms: float | None
+    p99_response_time_ms: float | None
+    unique_ips: int
+
+
+async def progress(sink: ClickHouseSink) -> Sequence[Progress]:
+    """Every partition of every stream, in order."""
+    rows = await sink.query(
+        "SELECT stream, topic, partition, epoch, offset, end_offset, late, dead, checked_at, complete_until "
+        f"FROM {sink.qualified('stream_progress')} ORDER BY stream, topic, partition"
+    )
+    return [Progress(*row) for row in rows]
+
+
+async def top_paths(sink: ClickHouseSink, limit: int) -> Sequence[PathTotals]:
+    """The `limit` most requested paths, their partial rollups merged over hours, methods and statuses."""
+    rows = await sink.query(
+        "SELECT p.path, sum(p.requests) AS total, sum(p.errors), sum(p.bytes), "
+        "arrayMap(q -> if(isNaN(q), NULL, q), quantilesTDigestMerge(0.5, 0.95, 0.99)(p.response_time)) AS q, "
+        "q[1], q[2], q[3], uniqMerge(p.visitors) "
+        f"FROM {sink.qualified('path_stats_hourly_partials')} AS p "
+        "GROUP BY p.path ORDER BY total DESC, p.path LIMIT {limit:UInt32}",
+        limit=limit,
+    )
+    return [PathTotals(*row[:4], *row[5:]) for row in rows]
