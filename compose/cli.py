@@ -11,7 +11,11 @@ from compose.commands.worker import worker
 from compose.settings import SettingError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="An event-sourced stream processor.", rich_markup_mode=None
+    no_args_is_help=True,
+    add_completion=False,
+    help="An event-sourced stream processor.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 
 

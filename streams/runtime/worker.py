@@ -185,10 +185,13 @@ class StreamWorker:
 
     def _make_app(self) -> tuple[faust.App, BatchTransport]:
         config, spec = self._config, self._spec
+        # Faust makes its folder tree at start; nothing of ours is in it.
+        folder = config.data_dir / "faust"
+        folder.mkdir(parents=True, exist_ok=True)
         app = faust.App(
             spec.group,
             broker=f"kafka://{config.kafka.bootstrap.replace(',', ';kafka://')}",
-            datadir=str(config.data_dir / "faust" / f"{spec.stream}-{os.getpid()}"),
+            datadir=str(folder / spec.stream),
             topic_disable_leader=True,
             topic_allow_declare=False,
             web_enabled=False,
