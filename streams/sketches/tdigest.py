@@ -17,8 +17,8 @@ Keys = npt.NDArray[np.integer]
 TAIL = 512
 # Rows gathered before they are dealt out to their keys.
 PENDING_ROWS = 131_072
-# Cells of the matrices compressed at a time, so that the temporaries of a pass stay in the second-level cache.
-CHUNK_CELLS = 65_536
+# Cells of the matrices compressed at a time: temporaries of 96 KiB stay in the cache and in malloc's own pool.
+CHUNK_CELLS = 12_288
 
 
 class TDigests:
@@ -95,18 +95,17 @@ class TDigests:
         tails = np.frombuffer(dumped, "<f4", -1, body + centroids.nbytes)
         into = (np.arange(n) if keys is None else keys).astype(np.uint32)
         if n:
-            self._clear(into)
-            has = centroid_counts > 0
-            self._store(into[has], centroids, centroid_counts[has])
+            self._settle(into)
+            self._drop_tails(into)
+            held = (centroid_counts > 0) | (self._slots[into] > 0)
+            self._store(into[held], centroids, centroid_counts[held])
             self.add(np.repeat(into, tail_counts), tails)
 
-    def _clear(self, keys: Keys) -> None:
-        self._settle(keys)
+    def _drop_tails(self, keys: Keys) -> None:
         gone = np.zeros(len(self._slots), np.bool_)
         gone[keys] = True
         self._tails = self._tails[~np.repeat(gone, self._tail_counts)]
         self._tail_counts[gone] = 0
-        self._centroid_counts[self._slots[keys]] = 0
 
     def _reserve(self, size: int) -> None:
         if size > len(self._slots):
@@ -164,14 +163,12 @@ class TDigests:
     def _rows(self, keys: Keys) -> U64:
         """The centroids of each key and its tail, as one row of a matrix."""
         slots, tail_counts = self._slots[keys], self._tail_counts[keys]
-        counts = self._centroid_counts[slots]
-        width = int((counts + tail_counts).max())
+        held = int(self._centroid_counts[slots].max())
+        width = held + int(tail_counts.max())
         rows = np.full((len(keys), width), PADDING)
-        begins = np.arange(len(keys)) * width
-        flat = rows.ravel()
-        flat[_ranges(begins, counts)] = self._centroids.ravel()[_ranges(slots * BUCKETS, counts)]
+        rows[:, :held] = self._centroids[slots, :held]
         tails = self._tails[_ranges(self._tail_starts()[keys], tail_counts)]
-        flat[_ranges(begins + counts, tail_counts)] = packed(tails, np.uint32(1))
+        rows.ravel()[_ranges(np.arange(len(keys)) * width + held, tail_counts)] = packed(tails, np.uint32(1))
         return rows
 
     def _chunks(self, keys: Keys) -> Iterator[I64]:
@@ -185,9 +182,8 @@ class TDigests:
         ascending = widths[order]
         start = 0
         while start < len(order):
-            widest = 2 * int(ascending[start])
-            similar = int(np.searchsorted(ascending, widest, "right"))
-            end = min(similar, start + max(1, CHUNK_CELLS // widest))
+            similar = int(np.searchsorted(ascending, int(ascending[start]) * 5 // 4, "right"))
+            end = min(similar, start + max(1, CHUNK_CELLS // int(ascending[similar - 1])))
             yield order[start:end]
             start = end
 

@@ -14,6 +14,7 @@ U8 = npt.NDArray[np.uint8]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.integer]
 
 # ClickHouse's own limit (UNIQUES_HASH_MAX_SIZE): it refuses to read a state that holds more.
 CAP = 65_536
@@ -30,7 +31,7 @@ class UniqSets:
     """The sets of many keys; a key is a row number, dense from 0, chosen by the caller.
 
     A hash is held as (key << 32 | hash) in one of two sorted arrays of distinct values, or in a short unsorted list of
-    new rows. Not thread-safe.
+    new rows. `base` is thinned by the degrees, the others may yet hold what a degree will drop. Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -53,30 +54,23 @@ class UniqSets:
         if self._pending_rows >= PENDING_ROWS:
             self._settle()
 
-    def states(self, keys: npt.NDArray[np.integer]) -> list[bytes]:
+    def states(self, keys: Keys) -> list[bytes]:
         """The ClickHouse `uniq` state of each of n keys: degree, varint count, the hashes as uint32 little-endian."""
-        degrees, counts, hashes = self._sets(keys)
-        body = hashes.tobytes()
-        ends = (np.cumsum(counts) * 4).tolist()
-        states, start = [], 0
-        for degree, count, end in zip(degrees.tolist(), counts.tolist(), ends, strict=True):
-            states.append(_header(degree, count) + body[start:end])
-            start = end
-        return states
+        degrees, counts, bodies = self._sets(keys)
+        return [_header(*head) + body for *head, body in zip(degrees.tolist(), counts.tolist(), bodies, strict=True)]
 
-    def counts(self, keys: npt.NDArray[np.integer]) -> I64:
+    def counts(self, keys: Keys) -> I64:
         """About how many distinct values each of n keys has seen, int64[n]; exact up to CAP, save for equal hashes."""
         degrees, counts, _ = self._sets(keys)
         return counts << degrees
 
-    def dump(self, keys: npt.NDArray[np.integer] | None = None) -> bytes:
+    def dump(self, keys: Keys | None = None) -> bytes:
         """The sets of n keys (by default all, from 0) as bytes for `load`: n, degrees, counts, hashes; little-endian."""
-        wanted = np.arange(len(self._degrees)) if keys is None else keys
-        degrees, counts, hashes = self._sets(wanted)
-        head = np.array([len(degrees)], "<u4").tobytes() + degrees.tobytes()
-        return head + counts.astype("<u4").tobytes() + hashes.tobytes()
+        degrees, counts, bodies = self._sets(np.arange(len(self._degrees)) if keys is None else keys)
+        heads = np.array([len(degrees)], "<u4").tobytes() + degrees.tobytes() + counts.astype("<u4").tobytes()
+        return heads + b"".join(bodies)
 
-    def load(self, dumped: bytes, keys: npt.NDArray[np.integer] | None = None) -> None:
+    def load(self, dumped: bytes, keys: Keys | None = None) -> None:
         """Unite with the sets of a dump; its i-th set goes to keys[i] (by default to i)."""
         n = int(np.frombuffer(dumped, "<u4", 1)[0])
         degrees = np.frombuffer(dumped, np.uint8, n, 4)
@@ -85,8 +79,11 @@ class UniqSets:
         into = np.arange(n) if keys is None else keys
         if n:
             self._reserve(int(into.max()) + 1)
-            np.maximum.at(self._degrees, into, degrees)
             self.add(np.repeat(into.astype(np.uint32), counts), hashes)
+            if (degrees > self._degrees[into]).any():
+                self._degrees[into] = np.maximum(self._degrees[into], degrees)
+                self._settle()
+                self._unite()
 
     def _reserve(self, size: int) -> None:
         if size > len(self._degrees):
@@ -101,19 +98,31 @@ class UniqSets:
         rows.sort()
         self._recent = _united(self._recent, _distinct(rows))
         if len(self._recent) * RECENT_SHARE >= len(self._base):
-            self._base = _united(self._base, self._recent)
-            self._recent = np.empty(0, np.uint64)
-            self._base, self._degrees = _capped(self._base, self._degrees)
+            self._unite()
 
-    def _sets(self, keys: npt.NDArray[np.integer]) -> tuple[U8, I64, U32]:
-        """Degree and count of each of n keys, and their hashes end to end, ascending within a key."""
+    def _unite(self) -> None:
+        self._base, self._degrees = _capped(_united(self._base, self._recent), self._degrees)
+        self._recent = np.empty(0, np.uint64)
+
+    def _sets(self, keys: Keys) -> tuple[U8, I64, list[bytes]]:
+        """Degree, count and hashes (ascending uint32) of each of n keys."""
         self._settle()
         if len(keys):
             self._reserve(int(keys.max()) + 1)
-        united = _united(_gathered(self._base, keys), _gathered(self._recent, keys))
-        united, degrees = _capped(united, self._degrees[keys])
-        self._degrees[keys] = degrees
-        return degrees, _counts(united, len(keys)), (united & HALF).astype("<u4")
+        wanted = keys.astype(np.uint64)
+        starts, ends = _bounds(self._base, wanted)
+        if 2 * int((ends - starts).sum()) >= len(self._base):
+            # Most of the rows are asked for: moving each once is cheaper than picking them.
+            if len(self._recent):
+                self._unite()
+            rows, degrees = self._base, self._degrees[keys]
+        else:
+            rows = _united(_picked(self._base, wanted), _picked(self._recent, wanted))
+            rows, degrees = _capped(rows, self._degrees[keys])
+            wanted = np.arange(len(keys), dtype=np.uint64)
+        starts, ends = _bounds(rows, wanted)
+        bodies = [rows[a:b].astype("<u4").tobytes() for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+        return degrees, ends - starts, bodies
 
 
 @lru_cache(maxsize=4096)
@@ -144,20 +153,19 @@ def _united(a: U64, b: U64) -> U64:
     return _distinct(both)
 
 
-def _gathered(level: U64, keys: npt.NDArray[np.integer]) -> U64:
+def _bounds(rows: U64, keys: U64) -> tuple[I64, I64]:
+    """Where the rows of each key begin and end."""
+    return np.searchsorted(rows, keys << KEY_SHIFT), np.searchsorted(rows, (keys + np.uint64(1)) << KEY_SHIFT)
+
+
+def _picked(rows: U64, keys: U64) -> U64:
     """The rows of n keys, each key replaced by its place in `keys`."""
-    wanted = keys.astype(np.uint64)
-    starts = np.searchsorted(level, wanted << KEY_SHIFT)
-    lengths = np.searchsorted(level, (wanted + np.uint64(1)) << KEY_SHIFT) - starts
-    ends = np.cumsum(lengths)
-    hashes = level[np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)] & HALF
-    rows: U64 = hashes | np.repeat(np.arange(len(keys), dtype=np.uint64) << KEY_SHIFT, lengths)
-    return rows
-
-
-def _counts(rows: U64, n: int) -> I64:
-    """How many of the ascending rows each of the keys 0..n-1 has."""
-    return np.diff(np.searchsorted(rows, np.arange(n + 1, dtype=np.uint64) << KEY_SHIFT))
+    starts, ends = _bounds(rows, keys)
+    lengths = ends - starts
+    place_ends = np.cumsum(lengths)
+    hashes = rows[np.arange(lengths.sum()) + np.repeat(ends - place_ends, lengths)] & HALF
+    picked: U64 = hashes | np.repeat(np.arange(len(keys), dtype=np.uint64) << KEY_SHIFT, lengths)
+    return picked
 
 
 def _thinned(rows: U64, degrees: U8) -> U64:
@@ -172,7 +180,8 @@ def _thinned(rows: U64, degrees: U8) -> U64:
 def _capped(rows: U64, degrees: U8) -> tuple[U64, U8]:
     """Thin by the degrees, then raise the degree of each key that still holds more than CAP hashes until it does not."""
     rows = _thinned(rows, degrees)
-    while (over := _counts(rows, len(degrees)) > CAP).any():
+    every = np.arange(len(degrees) + 1, dtype=np.uint64) << KEY_SHIFT
+    while (over := np.diff(np.searchsorted(rows, every)) > CAP).any():
         degrees = degrees + over.astype(np.uint8)
         rows = _thinned(rows, degrees)
     return rows, degrees
