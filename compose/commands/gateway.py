@@ -13,8 +13,9 @@ import structlog
 from aiohttp import web
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
+from compose.logs import set_up_logs
 from compose.publishing import traffic_publisher
-from compose.settings import SettingError, Settings
+from compose.settings import SettingError, Settings, load
 from streams.web.context import EventLimits, Readiness
 from streams.web.gateway import make_gateway
 from streams.web.publisher import EventPublisher
@@ -23,6 +24,13 @@ from streams.web.publisher import EventPublisher
 SHUTDOWN_S = 15.0
 
 log = structlog.get_logger(__name__)
+
+
+def gateway() -> None:
+    """Serve HTTP: events in, status out. Any number of them; SIGTERM finishes what is in flight."""
+    settings = load()
+    set_up_logs(settings)
+    run_gateway(settings)
 
 
 def run_gateway(settings: Settings) -> None:
