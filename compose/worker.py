@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import signal
 from collections.abc import Callable
 
@@ -102,6 +103,8 @@ def worker_config(settings: Settings) -> WorkerConfig:
 
 def run_stream(name: str, settings: Settings) -> None:
     """Run one stream in this process until SIGTERM or SIGINT."""
+    # `kill -USR1` prints where every thread stands.
+    faulthandler.register(signal.SIGUSR1)
     asyncio.run(_run(name, settings))
 
 

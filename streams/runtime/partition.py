@@ -84,11 +84,13 @@ class PartitionRunner:
         self.flushed = 0  # everything below is committed
         self.ready = asyncio.Event()
         self.log_end = 0
+        self.stage = "restoring"  # what the partition is busy with, for status and the watchdog
         self._inbox: deque[Batch] = deque()
         self._wake = asyncio.Event()
         self._sealed_at = 0.0
         self._flushing: asyncio.Task[None] | None = None
         self._draining = False
+        self._closing = False
         self._held = True
         self._log = log.bind(stream=context.stream, partition=partition)
         self.metrics = context.metrics(partition)
@@ -104,6 +106,13 @@ class PartitionRunner:
     def epoch(self) -> int:
         """The source topic's epoch in this fold."""
         return self.meta.epoch if self.meta else 0
+
+    @property
+    def doing(self) -> str:
+        """Stage, inbox and position in a few words, for a message."""
+        held = ", held" if self._held else ""
+        waiting = f"{len(self._inbox)} batches waiting, {self.fold.open_rows} rows open"
+        return f"{self.stage}, {waiting}, folded to {self.expected}{held}"
 
     @property
     def dirty(self) -> bool:
@@ -145,7 +154,7 @@ class PartitionRunner:
 
     async def close(self) -> None:
         """Give the partition up. Does not flush."""
-        self._draining = True
+        self._draining = self._closing = True
         for task in (self._task, self._flushing):
             if task is not None and not task.done():
                 task.cancel()
@@ -282,7 +291,9 @@ class PartitionRunner:
             meta = Meta(self.meta.topic_id, self.meta.partitions, self.meta.epoch, self.meta.term, flush.next_offset)
             emits = [*flush.emits, *await self._context.dead_letters.emits(flush.dead)]
             seconds = await self._commit(meta, emits, flush)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            if not self._closing:
+                self._context.fail(f"partition {self.partition}", error)
             raise
         except Exception as error:
             self._context.fail(f"partition {self.partition}", error)
@@ -294,6 +305,7 @@ class PartitionRunner:
         self._wake.set()
 
     async def _write_rows(self, flush: Flush) -> None:
+        self.stage = "writing rows"
         self._context.faults.reach("raw.before")
         rows = {name: tables for name, tables in flush.rows.items() if tables}
         dead = self._context.dead_letters.rows(flush.dead)
@@ -304,6 +316,7 @@ class PartitionRunner:
         self._context.faults.reach("raw.after")
 
     async def _check_topic(self) -> None:
+        self.stage = "checking the topic"
         identity = await self._context.guard.current()
         assert self.meta is not None
         if identity.topic_id != self.meta.topic_id:
@@ -311,12 +324,12 @@ class PartitionRunner:
 
     async def _commit(self, meta: Meta, emits: list[Emit], flush: Flush | None = None) -> float:
         """One transaction; returns its seconds."""
-        started = time.monotonic()
+        self.stage, started = "committing", time.monotonic()
         changelog = [] if flush is None else flush.changelog
         records = [Emit(self._context.changelog, key, value, (), self.partition) for key, value in changelog]
         records.append(Emit(self._context.changelog, META_KEY, meta.encode(), (), self.partition))
         source = TopicPartition(self._context.source, self.partition)
         async with asyncio.timeout(self._context.limits.transaction_timeout_s * 2):
             await self._producer.commit(self._context.group, source, meta.cursor, [*records, *emits])
-        self.meta = meta
+        self.meta, self.stage = meta, "folding"
         return time.monotonic() - started

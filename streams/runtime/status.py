@@ -63,6 +63,7 @@ class StatusServer:
                 {
                     "partition": runner.partition,
                     "ready": runner.ready.is_set(),
+                    "doing": runner.doing,
                     "epoch": runner.epoch,
                     "term": runner.meta.term if runner.meta else 0,
                     "folded": runner.expected,

@@ -64,9 +64,9 @@ class Watchdog:
                 self._worker.fail(
                     "watchdog", LogLost(f"{where} ends at {ends[partition]}, before the commit {runner.flushed}")
                 )
-            self._judge(partition, runner.flushed, ends[partition])
+            self._judge(partition, runner.flushed, ends[partition], runner.doing)
 
-    def _judge(self, partition: int, flushed: int, end: int) -> None:
+    def _judge(self, partition: int, flushed: int, end: int, doing: str) -> None:
         now = time.monotonic()
         last, since = self._moved.get(partition, (-1, now))
         if flushed != last or flushed >= end or not self._worker.sink_available:
@@ -74,5 +74,7 @@ class Watchdog:
         elif now - since > self._patience_s:
             self._worker.fail(
                 "watchdog",
-                StandsStill(f"{self._worker.source}[{partition}] stands at {flushed} of {end} for {now - since:.0f} s"),
+                StandsStill(
+                    f"{self._worker.source}[{partition}] stands at {flushed} of {end} for {now - since:.0f} s: {doing}"
+                ),
             )
