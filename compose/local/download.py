@@ -93,6 +93,8 @@ def _fetcher(staging: Path, repository: str | None) -> Callable[[Jar], Path]:
                 f"({type(error).__name__}). Connect to the network for the first start, or copy that folder from a "
                 "machine that has it."
             ) from None
+        except RuntimeError as error:
+            raise LocalStackError(f"{jar.coordinate} cannot be had from the Maven repository: {error}") from None
 
     return fetch
 
