@@ -67,10 +67,7 @@ class PartitionProducer:
         grouped: dict[tuple[str, int], list[Emit]] = defaultdict(list)
         for emit in emits:
             grouped[emit.topic, await self._partition(emit)].append(emit)
-        sent: list[asyncio.Future[Any]] = []
-        for (topic, partition), group in grouped.items():
-            sent += await self._send_batches(topic, partition, group)
-        await asyncio.gather(*sent)
+        await asyncio.gather(*(self._send_batches(*at, group) for at, group in grouped.items()))
         self._faults.reach("send.after")
 
     async def _partition(self, emit: Emit) -> int:
@@ -78,7 +75,7 @@ class PartitionProducer:
             return emit.partition
         return partition_of(emit.key or b"", len(await self._producer.partitions_for(emit.topic)))
 
-    async def _send_batches(self, topic: str, partition: int, emits: list[Emit]) -> list[asyncio.Future[Any]]:
+    async def _send_batches(self, topic: str, partition: int, emits: list[Emit]) -> None:
         """Send many records of one partition as whole batches: a record costs a microsecond or two, not a future."""
         sent: list[asyncio.Future[Any]] = []
         builder = self._producer.create_batch()
@@ -91,4 +88,4 @@ class PartitionProducer:
                     raise ValueError(f"a record of {len(emit.value or b'')} bytes does not fit a batch of {topic}")
         if builder.record_count():
             sent.append(await self._producer.send_batch(builder, topic, partition=partition))
-        return sent
+        await asyncio.gather(*sent)

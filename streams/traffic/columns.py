@@ -178,11 +178,14 @@ def _dictionary(codes: I32, names: Codes) -> Any:
 
 
 def _optional(parts: list[Rows], field: str, names: Codes, default: str | None = None) -> Any:
-    """A dictionary column of a field that whole batches may lack."""
-    names = names or Codes({default: 0})
+    """A dictionary column of a field that whole batches may lack; a default of None stands for NULL."""
     absent = names[default]
-    codes = [getattr(p, field) if getattr(p, field) is not None else np.full(len(p), absent, np.int32) for p in parts]
-    return _dictionary(joined(codes), names)
+    codes = joined(
+        [getattr(p, field) if getattr(p, field) is not None else np.full(len(p), absent, np.int32) for p in parts]
+    )
+    # NULL is an index without a value: a dictionary that holds a null cannot be unified with another.
+    indices = pa.array(codes, mask=codes == absent if default is None else None)
+    return pa.DictionaryArray.from_arrays(indices, pa.array([name or "" for name in names], pa.string()))
 
 
 def _labels(parts: list[Rows]) -> Any:
