@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from compose.logfile import LogFile, Occurrences, Survey, survey
+from compose.logs import set_up_logs
 from compose.publishing import traffic_publisher
 from compose.replay import Replay, Report, Window, window
 from compose.settings import Settings, load
@@ -54,6 +55,7 @@ def replay_log(
     Exits 1 when no line could be sent or the file is damaged, 2 when it cannot be read, 3 when Kafka failed.
     """
     settings = load()
+    set_up_logs(dataclasses.replace(settings, log_level="warning"))  # the bar and the summary say the rest
     try:
         log = LogFile(file)
     except OSError as error:
