@@ -60,18 +60,19 @@ def _download(folder: Path, repository: str | None, console: Console) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     # Renamed into place when complete, so that a start broken off leaves nothing half done.
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    pool = ThreadPoolExecutor(PARALLEL_DOWNLOADS)
     try:
-        bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        with bar as progress, ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("Kafka", total=total)
-            fetch = _fetcher(staging, repository)
-            for jar, path in zip(KAFKA_JARS, pool.map(fetch, KAFKA_JARS), strict=True):
+            for jar, path in zip(KAFKA_JARS, pool.map(_fetcher(staging, repository), KAFKA_JARS), strict=True):
                 _check(jar, path)
                 path.replace(staging / jar.file_name)
                 progress.advance(task, jar.size_bytes)
         shutil.rmtree(staging / "m2")
         os.rename(staging, folder)
     finally:
+        # What is under way ends first: a download must not write into a folder that is being removed.
+        pool.shutdown(cancel_futures=True)
         shutil.rmtree(staging, ignore_errors=True)
 
 

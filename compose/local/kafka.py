@@ -77,6 +77,10 @@ class Kafka(Server):
         """What a client's bootstrap.servers takes."""
         return f"127.0.0.1:{self.port}"
 
+    def fetch(self) -> None:
+        """Download what the first start needs. Raises NoNetwork or DiskFull."""
+        kafka_jars(self._cache_dir, self._repository, self._console)
+
     def start(self, deadline_s: float = START_DEADLINE_S) -> None:
         """Fetch the jars if need be, format a new folder, start and wait until clients are answered.
 

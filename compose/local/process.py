@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,13 @@ _DIE_WITH_PARENT = (
     "os.getppid()==parent or sys.exit(1)\n"
     "os.execvp(sys.argv[3],sys.argv[3:])\n"
 )
+
+
+def dying_with_parent(argv: Sequence[str], death_signal: int = signal.SIGTERM) -> list[str]:
+    """`argv` as a command that gets `death_signal` when the thread that starts it ends (on Linux; elsewhere unchanged)."""
+    if sys.platform != "linux":
+        return list(argv)
+    return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), str(int(death_signal)), *argv]
 
 
 @functools.cache
@@ -77,14 +85,12 @@ class Child:
         *,
         env: Mapping[str, str] | None = None,
         stdin: bytes | None = None,
-        death_signal: int = signal.SIGKILL,
     ) -> None:
         self.name = name
         self.log_path = log_path
         self._argv = list(argv)
         self._env = env
         self._stdin = stdin
-        self._death_signal = death_signal
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -111,10 +117,7 @@ class Child:
             raise
 
     def _popen(self) -> subprocess.Popen[bytes]:
-        argv = self._argv
-        if sys.platform == "linux":
-            guard = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), str(int(self._death_signal))]
-            argv = guard + argv
+        argv = dying_with_parent(self._argv, signal.SIGKILL)
         stdin = subprocess.DEVNULL if self._stdin is None else subprocess.PIPE
         with self.log_path.open("ab") as log:
             # A session of its own: Ctrl-C reaches the parent alone, which stops its children in order.
@@ -140,7 +143,8 @@ class Child:
 
     def _failure(self, what: str) -> StartFailed | DiskFull:
         tail = log_tail(self.log_path)
-        if says_disk_full(tail):
+        # On a full disk the reason itself may be what no longer fitted into the log.
+        if says_disk_full(tail) or shutil.disk_usage(self.log_path.parent).free < LOG_TAIL_BYTES:
             return DiskFull(f"{self.name} {what}: its disk is full. Free some and start again. Log: {self.log_path}")
         return StartFailed(f"{self.name} {what}. The end of {self.log_path}:\n{tail}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -105,14 +105,24 @@ class LocalStack:
             self._check_room()
             for server in self.servers:
                 server.check_port()
-            with ThreadPoolExecutor(len(self.servers)) as pool:
-                starts = [pool.submit(server.start) for server in self.servers]
-                wait(starts)
-                for started in starts:
-                    started.result()
+            self.kafka.fetch()
+            self._start_all()
         except BaseException:
             self.stop()
             raise
+
+    def _start_all(self) -> None:
+        with ThreadPoolExecutor(len(self.servers)) as pool:
+            starts = [pool.submit(server.start) for server in self.servers]
+            try:
+                done, _ = wait(starts, return_when=FIRST_EXCEPTION)
+                for started in done:
+                    started.result()
+            except BaseException:
+                # The other starts see their process end and give up, instead of being waited for.
+                for server in self.servers:
+                    server.stop()
+                raise
 
     def stop(self) -> None:
         """Stop what runs, in order, and let go of the folder."""

@@ -224,7 +224,7 @@ def _small_disk(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-@pytest.mark.parametrize("size", ["4k", "16k"])
+@pytest.mark.parametrize("size", ["4k", "16k", "24k"])
 def test_a_disk_that_fills_up_is_named(tmp_path: Path, size: str) -> None:
     with _small_disk(tmp_path / "disk", size):
         stack = LocalStack.on_free_ports(tmp_path / "disk" / "data", free_bytes_min=0)
