@@ -33,6 +33,7 @@ class TDigests:
         self._pending_rows = 0
         self._tails: F32 = np.empty(0, np.float32)
         self._tail_counts: I64 = np.zeros(0, np.int64)
+        self._held: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
         self._slots: I64 = np.zeros(0, np.int64)
         self._centroids: U64 = np.full((1, BUCKETS), PADDING)
         self._centroid_counts: I64 = np.zeros(1, np.int64)
@@ -47,6 +48,7 @@ class TDigests:
         if not (values.min() >= 0 and values.max() < np.inf):
             raise ValueError("a digest takes finite values >= 0 only")
         self._reserve(int(keys.max()) + 1)
+        self._held[keys] = True
         # Copies, for the batch may be gone when they are read; the zero makes 0.0 of -0.0, whose bits sort last.
         self._pending.append((keys.copy(), values + np.float32(0)))
         self._pending_rows += len(keys)
@@ -77,7 +79,8 @@ class TDigests:
         n; centroid counts; tail counts; packed centroids; tails in order of arrival.
         """
         wanted = np.arange(len(self._slots)) if keys is None else keys
-        self._settle(wanted)
+        self._reserve(int(wanted.max(initial=-1)) + 1)
+        self._settle()
         slots = self._slots[wanted]
         centroid_counts = self._centroid_counts[slots]
         tail_counts = self._tail_counts[wanted]
@@ -95,31 +98,37 @@ class TDigests:
         tails = np.frombuffer(dumped, "<f4", -1, body + centroids.nbytes)
         into = (np.arange(n) if keys is None else keys).astype(np.uint32)
         if n:
-            self._settle(into)
-            self._drop_tails(into)
-            held = (centroid_counts > 0) | (self._slots[into] > 0)
-            self._store(into[held], centroids, centroid_counts[held])
+            self._clear(into)
+            compressed_once = centroid_counts > 0
+            self._store(into[compressed_once], centroids, centroid_counts[compressed_once])
+            self._held[into] |= compressed_once
             self.add(np.repeat(into, tail_counts), tails)
 
-    def _drop_tails(self, keys: Keys) -> None:
+    def _clear(self, keys: Keys) -> None:
+        """Make the keys empty, unless all of them are."""
+        self._reserve(int(keys.max()) + 1)
+        if not self._held[keys].any():
+            return
+        self._settle()
         gone = np.zeros(len(self._slots), np.bool_)
         gone[keys] = True
         self._tails = self._tails[~np.repeat(gone, self._tail_counts)]
         self._tail_counts[gone] = 0
+        self._slots[gone] = 0
+        self._held[gone] = False
 
     def _reserve(self, size: int) -> None:
         if size > len(self._slots):
             more = np.zeros(size - len(self._slots), np.int64)
             self._slots = np.concatenate([self._slots, more])
             self._tail_counts = np.concatenate([self._tail_counts, more])
+            self._held = np.concatenate([self._held, more.astype(np.bool_)])
 
     def _tail_starts(self) -> I64:
         return np.cumsum(self._tail_counts) - self._tail_counts
 
-    def _settle(self, keys: Keys | None = None) -> None:
+    def _settle(self) -> None:
         """Deal the pending rows out to their keys, and compress the tails that are full."""
-        if keys is not None and len(keys):
-            self._reserve(int(keys.max()) + 1)
         if not self._pending:
             return
         new_keys = np.concatenate([k for k, _ in self._pending])
@@ -138,9 +147,11 @@ class TDigests:
     def _absorb_full(self, values: F32, starts: I64, counts: I64) -> None:
         """Compress the first, second, ... TAIL values of every key that has as many."""
         blocks = counts // TAIL
+        step = max(1, CHUNK_CELLS // (BUCKETS + TAIL))
         for done in range(int(blocks.max(initial=0))):
             full = np.flatnonzero(blocks > done)
-            for keys in np.array_split(full, -(-len(full) * (BUCKETS + TAIL) // CHUNK_CELLS)):
+            for first in range(0, len(full), step):
+                keys = full[first : first + step]
                 tails = values[(starts[keys] + done * TAIL)[:, None] + np.arange(TAIL)]
                 slots = self._slots[keys]
                 held = self._centroids[slots, : self._centroid_counts[slots].max()]
@@ -148,7 +159,7 @@ class TDigests:
                 self._store(keys, *compressed(rows))
 
     def _store(self, keys: Keys, centroids: U64, counts: I64) -> None:
-        """Put centroids, end to end, in the slots of their keys."""
+        """Put centroids, end to end, in the slots of their keys; each has at least one."""
         new = keys[self._slots[keys] == 0]
         first = len(self._centroid_counts)
         self._slots[new] = np.arange(first, first + len(new))
@@ -173,9 +184,7 @@ class TDigests:
 
     def _chunks(self, keys: Keys) -> Iterator[I64]:
         """Places in `keys` of digests that are not empty, in groups of similar size that fit a chunk."""
-        if not len(keys):
-            return
-        self._reserve(int(keys.max()) + 1)
+        self._reserve(int(keys.max(initial=-1)) + 1)
         widths = self._centroid_counts[self._slots[keys]] + self._tail_counts[keys]
         order = np.argsort(widths, kind="stable")
         order = order[widths[order] > 0]

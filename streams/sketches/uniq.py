@@ -107,8 +107,7 @@ class UniqSets:
     def _sets(self, keys: Keys) -> tuple[U8, I64, list[bytes]]:
         """Degree, count and hashes (ascending uint32) of each of n keys."""
         self._settle()
-        if len(keys):
-            self._reserve(int(keys.max()) + 1)
+        self._reserve(int(keys.max(initial=-1)) + 1)
         wanted = keys.astype(np.uint64)
         starts, ends = _bounds(self._base, wanted)
         if 2 * int((ends - starts).sum()) >= len(self._base):
