@@ -144,11 +144,17 @@ class Kafka(Server):
         """Give a new folder its cluster id; a formatted one is left as it is."""
         if (self.folder / "data" / "meta.properties").exists():
             return
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-        command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)]
+        command = [*java, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(properties)]
         done = subprocess.run(command, env=self._env(), stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != 0:
             said = (done.stdout + done.stderr).strip()[-2000:]
             if says_disk_full(said):
                 raise DiskFull(f"Kafka cannot format {self.folder}: the disk is full. Free some.")
             raise StartFailed(f"Kafka cannot format {self.folder}:\n{said}")
+
+
+def _cluster_id() -> str:
+    """A random id as Kafka writes them: 16 bytes in base64url, never a leading dash, which would read as an option."""
+    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()).startswith("-"):
+        pass
+    return text
