@@ -231,6 +231,32 @@ async def until(ask: Callable[[], Awaitable[int]], wanted: int, deadline_s: floa
             await asyncio.sleep(0.05)
 
 
+async def test_what_is_in_flight_at_shutdown_is_answered(
+    stack: LocalStack, events_from: Callable[[], Awaitable[list[Any]]]
+) -> None:
+    values = [json.loads(value) for _, value in generate_events(4, 10, Shape(NOW_MS))]
+    gateway = serve_gateway(stack.settings(gateway_port=0))
+    async with aiohttp.ClientSession(await gateway.__aenter__()) as client:
+        await until(lambda: status(client, "/api/ready"), 200)
+        stack.kafka.signal(signal.SIGSTOP)
+        try:
+            post = asyncio.create_task(client.post("/api/events", json=values))
+            await until(lambda: in_flight(client), 2)  # the question is one of them
+            closing = asyncio.create_task(gateway.__aexit__(None, None, None))
+            await asyncio.wait({post, closing}, timeout=1)
+            assert not post.done()
+        finally:
+            stack.kafka.signal(signal.SIGCONT)
+        assert (await post).status == 202
+        await closing
+    assert len(await events_from()) == len(values)
+
+
+async def in_flight(client: aiohttp.ClientSession) -> int:
+    text = await (await client.get("/metrics")).text()
+    return int(float(text.partition("\nsluiceway_gateway_requests_in_flight ")[2].split()[0]))
+
+
 async def test_a_gateway_process_starts_without_kafka_and_stops_when_told() -> None:
     port = free_port()
     lonely = Settings(kafka_bootstrap=f"127.0.0.1:{free_port()}", gateway_port=port)
