@@ -6,7 +6,12 @@ import sys
 
 import typer
 
+from compose.commands.demo import demo
+from compose.commands.gateway import gateway
+from compose.commands.replay_log import replay_log
 from compose.commands.settings import settings
+from compose.commands.up import up
+from compose.commands.validate import validate
 from compose.commands.worker import worker
 from compose.settings import SettingError
 
@@ -24,8 +29,8 @@ def _root() -> None:
     """Sluiceway: Kafka in, exact rollups in ClickHouse and objects in R2 out."""
 
 
-app.command()(worker)
-app.command()(settings)
+for command in (up, gateway, worker, replay_log, validate, demo, settings):
+    app.command()(command)
 
 
 def main() -> None:

@@ -32,6 +32,11 @@ def set_up_logs(settings: Settings) -> None:
         stream=sys.stderr, level=max(level, logging.WARNING), format="%(asctime)s [%(levelname)s] %(name)s: %(message)s"
     )
 
+    if level > logging.DEBUG:
+        # What goes wrong there reaches us as an exception, and is said once, with what to do.
+        for name in ("aiokafka", "faust", "mode"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
 
 def _keep(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     return event

@@ -1,0 +1,148 @@
+"""`sluiceway demo`: the whole system on a fresh data folder, run on real input with faults, and checked."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from compose.demo.traffic import Outcome, run_traffic
+from compose.local.errors import LocalStackError
+from compose.local.stack import LocalStack
+from compose.logs import set_up_logs
+from compose.processes import Processes
+from compose.settings import Settings, load
+from compose.worker import STREAMS, clickhouse
+
+READY_S = 90.0
+
+_console = Console(highlight=False)
+
+
+def demo(
+    log: Annotated[Path | None, typer.Option(help="nginx or Apache access log to replay, moved to end now")] = None,
+) -> None:
+    """Run every stream on a fresh local stack, compare with a truth computed apart, print `demo: ok` or what is wrong."""
+    settings = load()
+    set_up_logs(dataclasses.replace(settings, log_level="error"))
+    if log is not None and not log.is_file():
+        print(f"sluiceway: there is no file {log}", file=sys.stderr)
+        raise typer.Exit(2)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with tempfile.TemporaryDirectory(prefix="sluiceway-demo-") as folder:
+            problems = _run(settings, Path(folder), log)
+    except (LocalStackError, TimeoutError) as error:
+        problems = [str(error)]
+    for problem in problems[:20]:
+        _console.print(f"demo: {problem}", markup=False)
+    if len(problems) > 20:
+        _console.print(f"demo: and {len(problems) - 20} more")
+    print("demo: ok" if not problems else f"demo: failed, {len(problems)} differences", flush=True)
+    raise typer.Exit(0 if not problems else 1)
+
+
+def _run(settings: Settings, folder: Path, log: Path | None) -> list[str]:
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        _console.print(f"[{time.monotonic() - started:5.1f} s] {text}", markup=False)
+
+    say("starting Kafka, ClickHouse and S3 (the first time downloads Kafka's jars)")
+    with LocalStack.on_free_ports(folder) as stack:
+        own = stack.settings(
+            **{
+                **_kept(settings),
+                "gateway_port": 0,
+                "session_timeout_s": 6.0,
+                "log_level": "error",
+            }
+        )
+        processes = Processes(own, list(STREAMS))
+        try:
+            processes.start()
+            _until_ready(processes, say)
+            return asyncio.run(_streams(processes, log, folder, say))
+        finally:
+            processes.stop()
+
+
+def _kept(settings: Settings) -> dict[str, object]:
+    """The user's settings of the traffic stream count in the demo too; those of places do not."""
+    names = (field.name for field in dataclasses.fields(settings))
+    return {
+        name: getattr(settings, name) for name in names if name.startswith("traffic_") and name != "traffic_templates"
+    }
+
+
+def _until_ready(processes: Processes, say: object) -> None:
+    deadline = time.monotonic() + READY_S
+    while missing := processes.waiting_for():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not ready after {READY_S:.0f} s: {', '.join(missing)}")
+        processes.look()
+        time.sleep(0.2)
+
+
+async def _streams(processes: Processes, log: Path | None, folder: Path, say: object) -> list[str]:
+    assert callable(say)
+    sink = clickhouse(processes.settings)
+    try:
+        outcome = await run_traffic(processes.settings, sink, log, folder, lambda: _kill(processes, "traffic"), say)
+    finally:
+        await sink.close()
+    _show(outcome)
+    return outcome.problems
+
+
+def _kill(processes: Processes, stream: str) -> str:
+    """SIGKILL to the process that folds `stream`; its supervisor starts it again."""
+    for child in processes.children:
+        if child.name == f"worker {stream}" and child.process is not None:
+            for process in psutil.Process(child.process.pid).children(recursive=True):
+                if "--child" in process.cmdline():
+                    os.kill(process.pid, signal.SIGKILL)
+                    return f"the {stream} worker (pid {process.pid})"
+    raise LocalStackError(f"no process of the {stream} worker was found to kill")
+
+
+def _show(outcome: Outcome) -> None:
+    truth = outcome.truth
+    table = Table(title="top paths")
+    table.add_column("path", no_wrap=True, max_width=40)
+    for name in ("requests", "errors", "MB", "p50 ms", "p95 ms", "p99 ms", "IPs"):
+        table.add_column(name, justify="right")
+    for top in outcome.top:
+        quantiles = (top.p50_response_time_ms, top.p95_response_time_ms, top.p99_response_time_ms)
+        times = ["" if value is None else f"{value:.1f}" for value in quantiles]
+        table.add_row(
+            top.path, f"{top.requests:,}", f"{top.errors:,}", f"{top.bytes / 1e6:,.1f}", *times, f"{top.unique_ips:,}"
+        )
+    _console.print(table)
+    facts = Table("traffic", "", title="what happened")
+    for name, value in (
+        ("records confirmed by Kafka", f"{outcome.published:,}"),
+        ("distinct events", f"{truth.events:,}"),
+        ("duplicates among them", f"{truth.duplicates:,}"),
+        ("malformed lines, not sent", f"{outcome.malformed_lines:,}"),
+        ("lines older than the lateness, left out", f"{outcome.left_out:,}"),
+        ("broken records, dead-lettered", f"{outcome.dead_letters:,}"),
+        ("(hour, path) groups compared", f"{len(truth.groups):,}"),
+        (
+            "events/s from first record to all visible",
+            f"{outcome.published / (outcome.replay_s + outcome.settled_s):,.0f}",
+        ),
+    ):
+        facts.add_row(name, value)
+    _console.print(facts)
