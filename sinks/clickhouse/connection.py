@@ -24,6 +24,7 @@ _PERMANENT = {
     10: "NOT_FOUND_COLUMN_IN_BLOCK",
     16: "NO_SUCH_COLUMN_IN_TABLE",
     27: "CANNOT_PARSE_INPUT_ASSERTION_FAILED",
+    32: "ATTEMPT_TO_READ_AFTER_EOF",
     33: "CANNOT_READ_ALL_DATA",
     36: "BAD_ARGUMENTS",
     43: "ILLEGAL_TYPE_OF_ARGUMENT",
@@ -120,15 +121,15 @@ class Connection:
         return self._client
 
 
-def _arrow_stream(data: pa.Table, compression: str | None) -> bytes:
+def _arrow_stream(data: pa.Table, compression: str | None) -> pa.Buffer:
     # A column whose chunks carry different dictionaries would need replacement messages, which not every reader of the
     # format honours.
     out = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression=compression)
     with pa.ipc.new_stream(out, data.schema, options=options) as writer:
         writer.write_table(data.unify_dictionaries())
-    block: bytes = out.getvalue().to_pybytes()
-    return block
+    # As a buffer, not bytes: the client then sends it as it is, and the statement in the URL.
+    return out.getvalue()
 
 
 @contextmanager

@@ -54,6 +54,11 @@ class ClickHouseSink:
         """Whether every table's last insert was answered."""
         return not self._down
 
+    @property
+    def database(self) -> str:
+        """The database of every table."""
+        return self._server.database
+
     def qualified(self, table: str) -> str:
         """The table's or view's name with its database, quoted, for a query."""
         return self._server.qualified(table)
