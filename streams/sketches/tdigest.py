@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streams.sketches.centroids import BUCKETS, F32, I64, PADDING, U32, U64, compressed, means_of, packed, weights_of
+from streams.sketches.varint import varint
 
 Keys = npt.NDArray[np.integer]
 
@@ -69,7 +70,7 @@ class TDigests:
             pairs[:, 1] = weights_of(centroids)
             body, start = pairs.tobytes(), 0
             for place, count in zip(chunk.tolist(), counts.tolist(), strict=True):
-                states[place] = _varint(count) + body[start : start + 8 * count]
+                states[place] = varint(count) + body[start : start + 8 * count]
                 start += 8 * count
         return states
 
@@ -209,7 +210,3 @@ def _ranges(starts: I64, counts: I64) -> I64:
     """Indices starts[i], starts[i] + 1, ... of each of the ranges, end to end."""
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
-
-
-def _varint(count: int) -> bytes:
-    return bytes([count]) if count < 0x80 else bytes([count & 0x7F | 0x80, count >> 7])

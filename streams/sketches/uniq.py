@@ -5,10 +5,10 @@ those divisible by 2^d, for the smallest d that suffices. That d depends on the 
 the order of the hashes nor how they were split into adds shows.
 """
 
-from functools import lru_cache
-
 import numpy as np
 import numpy.typing as npt
+
+from streams.sketches.varint import varint
 
 U8 = npt.NDArray[np.uint8]
 U32 = npt.NDArray[np.uint32]
@@ -57,7 +57,8 @@ class UniqSets:
     def states(self, keys: Keys) -> list[bytes]:
         """The ClickHouse `uniq` state of each of n keys: degree, varint count, the hashes as uint32 little-endian."""
         degrees, counts, bodies = self._sets(keys)
-        return [_header(*head) + body for *head, body in zip(degrees.tolist(), counts.tolist(), bodies, strict=True)]
+        heads = zip(degrees.tolist(), counts.tolist(), bodies, strict=True)
+        return [bytes([degree]) + varint(count) + body for degree, count, body in heads]
 
     def counts(self, keys: Keys) -> I64:
         """About how many distinct values each of n keys has seen, int64[n]; exact up to CAP, save for equal hashes."""
@@ -122,16 +123,6 @@ class UniqSets:
         starts, ends = _bounds(rows, wanted)
         bodies = [rows[a:b].astype("<u4").tobytes() for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
         return degrees, ends - starts, bodies
-
-
-@lru_cache(maxsize=4096)
-def _header(degree: int, count: int) -> bytes:
-    varint = bytearray([degree])
-    while count > 0x7F:
-        varint.append(count & 0x7F | 0x80)
-        count >>= 7
-    varint.append(count)
-    return bytes(varint)
 
 
 def _distinct(ascending: U64) -> U64:
