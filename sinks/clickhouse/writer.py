@@ -86,7 +86,8 @@ class TableWriter:
             group = self._take()
             try:
                 await self._store(group)
-            except Exception as error:  # a fault of ours, not of the server: the callers must hear of it, the writer goes on
+            except Exception as error:
+                # A fault of ours, not of the server: the callers must hear of it, and the writer goes on.
                 for entry in group:
                     if not entry.stored.done():
                         entry.stored.set_exception(error)
