@@ -151,7 +151,9 @@ def _print(summary: dict[str, Any], settings: Settings, rebase: bool) -> None:
             table.add_row(f"{count:,}", meaning)
     console.print(table)
     for example in summary["examples"]:
-        console.print(f"  line {example['line']}: {example['reason']}: {example['error']}", markup=False, soft_wrap=True)
+        console.print(
+            f"  line {example['line']}: {example['reason']}: {example['error']}", markup=False, soft_wrap=True
+        )
     if summary["seconds"]:
         console.print(f"{summary['sent']:,} events in {summary['seconds']:.1f} s, {_rate(summary):,.0f} lines/s")
     for note in _notes(summary, rebase):
