@@ -1,0 +1,171 @@
+"""The source topic from outside: made, fed, measured, deleted and cut off at its head, as producers and operators do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.chaos.truth import Record
+from topics import specs
+
+GROUP = "sluiceway-traffic"
+TOPICS = (specs.TRAFFIC_EVENTS, specs.TRAFFIC_DEADLETTER, specs.changelog_name(GROUP), specs.OWNERS)
+_TIMEOUT_S = 20.0
+
+
+class Source:
+    """`traffic.events.v1` on one broker, with the topics and the group of the stream that reads it."""
+
+    def __init__(self, bootstrap: str, partitions: int) -> None:
+        self.bootstrap = bootstrap
+        self.partitions = partitions
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+        self._reader = Consumer(
+            {"bootstrap.servers": bootstrap, "group.id": "observer", "enable.auto.commit": False, "log_level": 0}
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._reader.close()
+
+    def clear(self) -> None:
+        """Delete all that the stream keeps in Kafka, and return when it is gone."""
+        _until(self._group_deleted, "the group has no members and is deleted")
+        self._delete(TOPICS)
+
+    def create(self, **configs: str) -> None:
+        """Make the topic as the worker would, with other configs where given; replaces one that a worker made first."""
+        spec = specs.source(specs.TRAFFIC_EVENTS, self.partitions, 168, 1_048_576)
+        new = NewTopic(spec.name, self.partitions, 1, config={**spec.configs, **configs})
+        self._admin.create_topics([new])[spec.name].result(_TIMEOUT_S)
+
+    def delete(self) -> None:
+        """Delete the topic and return when the broker has forgotten it, or somebody has made it anew."""
+        self._delete([specs.TRAFFIC_EVENTS])
+
+    def delete_below(self, offset: int) -> None:
+        """Remove every partition's records below `offset`, as retention does."""
+        at = [TopicPartition(specs.TRAFFIC_EVENTS, p, offset) for p in range(self.partitions)]
+        for future in self._admin.delete_records(at).values():
+            future.result(_TIMEOUT_S)
+
+    def ends(self) -> list[int]:
+        """The end offset of each partition."""
+        at = [TopicPartition(specs.TRAFFIC_EVENTS, p) for p in range(self.partitions)]
+        return [int(self._reader.get_watermark_offsets(tp, timeout=_TIMEOUT_S)[1]) for tp in at]
+
+    def committed(self) -> list[int]:
+        """The group's committed offset of each partition; -1001 for none."""
+        at = [TopicPartition(specs.TRAFFIC_EVENTS, p) for p in range(self.partitions)]
+        request = [ConsumerGroupTopicPartitions(GROUP, at)]
+        found = self._admin.list_consumer_group_offsets(request, require_stable=True)[GROUP].result(_TIMEOUT_S)
+        return [int(tp.offset) for tp in sorted(found.topic_partitions, key=lambda tp: tp.partition)]
+
+    def send(self, records: Sequence[Record], append_ms: Sequence[int] | None = None) -> None:
+        """Produce all, keyed and placed as Java's client does, and return when Kafka has them."""
+        with Feeder(self.bootstrap, records, append_ms=append_ms) as feeder:
+            feeder.finish()
+
+    def _group_deleted(self) -> bool:
+        try:
+            self._admin.delete_consumer_groups([GROUP])[GROUP].result(_TIMEOUT_S)
+        except KafkaException as error:
+            return bool(error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND)
+        return True
+
+    def _delete(self, topics: Sequence[str]) -> None:
+        for future in self._admin.delete_topics(list(topics)).values():
+            try:
+                future.result(_TIMEOUT_S)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+
+
+class Feeder:
+    """Produces records in the background at `rate_s` records a second, so that faults happen under load.
+
+    Leave the block only after `finish`: it raises what went wrong.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        records: Sequence[Record],
+        rate_s: float | None = None,
+        append_ms: Sequence[int] | None = None,
+    ) -> None:
+        self._records = records
+        self._append_ms = append_ms
+        self._rate_s = rate_s
+        self._failed: list[str] = []
+        self._abandoned = False
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "partitioner": "murmur2_random",
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                "compression.type": "lz4",
+                "queue.buffering.max.messages": 1_000_000,
+                "log_level": 0,
+            }
+        )
+        self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
+
+    def __enter__(self) -> Feeder:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._abandoned = True
+        self._thread.join()
+
+    @property
+    def done(self) -> bool:
+        """Whether every record was handed over and acknowledged."""
+        return not self._thread.is_alive()
+
+    def finish(self) -> None:
+        """Send the rest without a pause and wait until Kafka has all."""
+        self._rate_s = None
+        self._thread.join()
+        assert not self._failed, f"{len(self._failed)} records were not taken: {self._failed[0]}"
+
+    def _run(self) -> None:
+        started, sent, chunk = time.monotonic(), 0, 200
+        while sent < len(self._records) and not self._abandoned:
+            for i in range(sent, min(sent + chunk, len(self._records))):
+                self._produce(i)
+            sent += chunk
+            self._producer.poll(0)
+            while self._rate_s is not None and sent / self._rate_s > time.monotonic() - started:
+                if self._abandoned:
+                    return
+                time.sleep(0.01)
+        while not self._abandoned and self._producer.flush(0.5):
+            pass
+
+    def _produce(self, i: int) -> None:
+        key, value = self._records[i]
+        stamp: dict[str, Any] = {} if self._append_ms is None else {"timestamp": self._append_ms[i]}
+        self._producer.produce(specs.TRAFFIC_EVENTS, value, key, on_delivery=self._delivered, **stamp)
+
+    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+        if error is not None:
+            self._failed.append(str(error))
+
+
+def _until(true: Callable[[], bool], what: str, deadline_s: float = _TIMEOUT_S) -> None:
+    end = time.monotonic() + deadline_s
+    while not true():
+        assert time.monotonic() < end, f"not within {deadline_s:.0f} s: {what}"
+        time.sleep(0.05)
