@@ -34,7 +34,11 @@ class FetchLimits:
     partition_bytes: int = 1 << 20
     wait_ms: int = 100
     session_timeout_ms: int = 10_000
-    heartbeat_ms: int = 2_000
+
+    @property
+    def heartbeat_ms(self) -> int:
+        """Several heartbeats fit a session, however short it is set."""
+        return self.session_timeout_ms // 5
 
 
 @dataclass
