@@ -8,19 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import structlog
 
+from sinks.availability import Availability
 from sinks.backoff import Backoff
 from sinks.clickhouse.connection import Connection, Server
 from sinks.clickhouse.schema import Migration, keep_events_for, migrate, shipped
 from sinks.clickhouse.writer import Grouping, TableWriter
-from sinks.errors import SinkUnavailable
 
-log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 #: Tables written at once, and the queries beside them.
-_THREADS = 8
+_THREADS = 16
 
 
 class ClickHouseSink:
@@ -37,12 +35,10 @@ class ClickHouseSink:
         backoff: Backoff = Backoff(),
         on_change: Callable[[bool], None] | None = None,
     ) -> None:
-        self.last_error: str | None = None
+        self._availability = Availability("clickhouse", on_change)
         self._server = server
         self._grouping = grouping
         self._backoff = backoff
-        self._on_change = on_change
-        self._down: dict[str, str] = {}
         self._writers: dict[str, TableWriter] = {}
         self._connections: list[Connection] = []
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="clickhouse")
@@ -52,7 +48,12 @@ class ClickHouseSink:
     @property
     def available(self) -> bool:
         """Whether every table's last insert was answered."""
-        return not self._down
+        return self._availability.available
+
+    @property
+    def last_error(self) -> str | None:
+        """What the newest failed attempt met."""
+        return self._availability.last_error
 
     @property
     def database(self) -> str:
@@ -74,7 +75,7 @@ class ClickHouseSink:
             keep_events_for(self._queries, hot_days)
             return applied
 
-        return await self._until_available("schema", work)
+        return await self._availability.wait_for("schema", lambda: self._ask(work), self._backoff)
 
     async def insert(self, table: str, data: pa.Table) -> None:
         """Store the rows of `data`: durable when it returns, alone or with other callers' rows of the same table.
@@ -86,8 +87,7 @@ class ClickHouseSink:
 
     async def query(self, sql: str, **parameters: Any) -> Sequence[Sequence[Any]]:
         """The rows of one query with `{name:Type}` placeholders. Raises SinkUnavailable at once, SinkRefused."""
-        async with self._asking:
-            return await self._in_thread(lambda: self._queries.query(sql, parameters))
+        return await self._ask(lambda: self._queries.query(sql, parameters))
 
     async def close(self) -> None:
         """Stop writing and close every connection; inserts that still wait are cancelled."""
@@ -99,7 +99,7 @@ class ClickHouseSink:
     def _writer(self, table: str) -> TableWriter:
         if table not in self._writers:
             self._writers[table] = TableWriter(
-                table, self._connect(), self._executor, self._grouping, self._backoff, self._noted
+                table, self._connect(), self._executor, self._grouping, self._backoff, self._availability
             )
         return self._writers[table]
 
@@ -109,30 +109,6 @@ class ClickHouseSink:
         self._connections.append(connection)
         return connection
 
-    async def _until_available(self, what: str, work: Callable[[], T]) -> T:
-        attempt = 0
-        while True:
-            try:
-                async with self._asking:
-                    result = await self._in_thread(work)
-            except SinkUnavailable as error:
-                if attempt == 0:
-                    log.warning("clickhouse unavailable", waiting_for=what, error=str(error))
-                self._noted(what, str(error))
-                await asyncio.sleep(self._backoff.delay_s(attempt))
-                attempt += 1
-            else:
-                self._noted(what, None)
-                return result
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-    def _noted(self, what: str, error: str | None) -> None:
-        was = self.available
-        if error is None:
-            self._down.pop(what, None)
-        else:
-            self._down[what] = self.last_error = error
-        if self._on_change is not None and was != self.available:
-            self._on_change(self.available)
+    async def _ask(self, work: Callable[[], T]) -> T:
+        async with self._asking:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import pyarrow as pa
-import structlog
 
+from sinks.availability import Availability
 from sinks.backoff import Backoff
 from sinks.clickhouse.connection import Connection
 from sinks.clickhouse.partitions import slices
 from sinks.errors import SinkRefused, SinkUnavailable
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,10 +36,7 @@ class _Waiting:
 
 
 class TableWriter:
-    """The inserts of one table: at most one is under way, and what arrives meanwhile shares the next.
-
-    `report` is told the error when the server becomes unavailable for this table, and None when it is back.
-    """
+    """The inserts of one table: at most one is under way, and what arrives meanwhile shares the next."""
 
     def __init__(
         self,
@@ -51,17 +45,16 @@ class TableWriter:
         executor: Executor,
         grouping: Grouping,
         backoff: Backoff,
-        report: Callable[[str, str | None], None],
+        availability: Availability,
     ) -> None:
         self.table = table
         self._connection = connection
         self._executor = executor
         self._grouping = grouping
         self._backoff = backoff
-        self._report = report
+        self._availability = availability
         self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
-        self._down_since: float | None = None
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"clickhouse-{table}")
 
     async def insert(self, data: pa.Table) -> None:
@@ -117,13 +110,14 @@ class TableWriter:
             try:
                 await self._send(pa.concat_tables([e.data for e in live]))
             except SinkUnavailable as error:
-                self._went_down(error)
+                self._availability.down(self.table, error)
                 await asyncio.sleep(self._backoff.delay_s(attempt))
                 attempt += 1
             except SinkRefused as error:
+                self._availability.up(self.table)
                 await self._refuse(live, error)
             else:
-                self._came_back()
+                self._availability.up(self.table)
                 for entry in live:
                     if not entry.stored.done():
                         entry.stored.set_result(None)
@@ -140,15 +134,3 @@ class TableWriter:
             return
         for entry in live:
             await self._store([entry])
-
-    def _went_down(self, error: SinkUnavailable) -> None:
-        if self._down_since is None:
-            self._down_since = time.monotonic()
-            log.warning("clickhouse unavailable", table=self.table, error=str(error))
-        self._report(self.table, str(error))
-
-    def _came_back(self) -> None:
-        if self._down_since is not None:
-            log.info("clickhouse available", table=self.table, after_s=round(time.monotonic() - self._down_since, 1))
-            self._down_since = None
-        self._report(self.table, None)

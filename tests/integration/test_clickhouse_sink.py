@@ -150,7 +150,7 @@ async def _outage(sink: ClickHouseSink, proxy: FaultProxy, seconds: float) -> No
         await asyncio.wait_for(asyncio.gather(*waiting), DEADLINE_S)
     assert sink.available
     assert await _counted(sink) == (50, 50)
-    assert [entry["event"] for entry in logs] == ["clickhouse unavailable", "clickhouse available"], "once a change"
+    assert [entry["event"] for entry in logs] == ["sink unavailable", "sink available"], "once a change"
 
 
 async def test_changes_of_availability_are_told(stack: LocalStack) -> None:
@@ -242,7 +242,7 @@ async def test_closing_during_an_outage_ends_at_once(stack: LocalStack) -> None:
 
 async def test_an_event_span_over_100_days_is_stored(sink: ClickHouseSink) -> None:
     spread = pa.concat_tables([events([i], timestamp_ms=1_700_000_000_000 + i * 86_400_000) for i in range(250)])
-    await sink.insert(EVENTS, spread)
+    await asyncio.wait_for(sink.insert(EVENTS, spread), DEADLINE_S)
     assert await _counted(sink) == (250, 250)
     assert await parts_of(sink, EVENTS) == 250
 
@@ -250,7 +250,7 @@ async def test_an_event_span_over_100_days_is_stored(sink: ClickHouseSink) -> No
 async def test_rollups_over_100_months_are_stored(sink: ClickHouseSink) -> None:
     # The first hour of a month and the last of another: two partitions in every bin of 28 days.
     months = pa.concat_tables([partials(partial(hour=1_000_000_800 + i * 15 * 86_400)) for i in range(400)])
-    await sink.insert(PARTIALS, months)
+    await asyncio.wait_for(sink.insert(PARTIALS, months), DEADLINE_S)
     assert await value_of(sink, "SELECT count() FROM {db}.path_stats_hourly") == 400
 
 
@@ -268,6 +268,19 @@ async def test_any_text_survives(sink: ClickHouseSink) -> None:
     await sink.insert(EVENTS, data)
     found = await sink.query(f"SELECT path FROM {sink.qualified('traffic_events')} ORDER BY source_offset")
     assert [row[0] for row in found] == paths
+
+
+@pytest.mark.parametrize("after_bytes", [0, 200, 100_000])
+async def test_a_cut_query_is_an_error_never_a_part_of_the_answer(
+    faulty: tuple[ClickHouseSink, FaultProxy], after_bytes: int
+) -> None:
+    sink, proxy = faulty
+    await sink.query("SELECT 1")
+    proxy.cut_answers(after_bytes, times=10, marker=b"POST")
+    with pytest.raises(SinkUnavailable):
+        await asyncio.wait_for(sink.query("SELECT number FROM numbers(200000)"), DEADLINE_S)
+    proxy.serve()
+    assert len(await sink.query("SELECT number FROM numbers(200000)")) == 200_000
 
 
 async def test_compressed_inserts_are_the_same(stack: LocalStack) -> None:
