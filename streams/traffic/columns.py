@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -45,14 +47,17 @@ class Decoded:
     malformed: list[tuple[int, Malformed]]
 
 
+_address = attrgetter("client_ip")
+
+
 def decode_batch(values: Sequence[bytes | None]) -> Decoded:
     """Decode all values; one bad value costs a second look at its batch, not the batch."""
     try:
         events = [decode_strictly(value) for value in values]  # type: ignore[arg-type]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
         return _decode_one_by_one(values)
-    bad = {ip for ip in {event.client_ip for event in events} if not valid_ip(ip)}
     rows = np.arange(len(events))
+    bad = {ip for ip in set(map(_address, events)) if not valid_ip(ip)}
     if not bad:
         return Decoded(events, rows, [])
     malformed = [(i, bad_ip(event)) for i, event in enumerate(events) if event.client_ip in bad]
@@ -112,22 +117,27 @@ class Dictionaries:
         self.method, self.path, self.ip = Codes(), Codes(), Codes()
         self.agent, self.group, self.producer = Codes(), Codes(), Codes()
 
+    @cached_property
+    def addresses(self) -> Any:
+        """The distinct addresses as a pyarrow array, in the order of their codes. Ask for it when all rows are in."""
+        return pa.array(list(self.ip), pa.string())
+
     def rows(self, batch: Batch, events: list[TrafficEvent], at: I64, ids: Any, dimensions: tuple[str, ...]) -> Rows:
         """The columns of accepted `events`, whose records are `at` in the batch and whose ids are `ids` (pyarrow)."""
-        labelled = any(event.dimensions for event in events)
-        agents = any(event.user_agent is not None for event in events)
-        headers = [batch.headers[i] for i in at] if any(batch.headers) else []
+        labels = [event.dimensions for event in events]
+        agents = [event.user_agent for event in events]
+        headers = [batch.headers[i] for i in at.tolist()] if any(batch.headers) else []
         return Rows(
             event_id=ids,
             timestamp_ms=np.array([event.timestamp_ms for event in events], dtype=np.int64),
             method=self.method.of([event.method for event in events]),
             path=self.path.of([event.path for event in events]),
             status=np.array([event.status for event in events], dtype=np.int64),
-            ip=self.ip.of([event.client_ip for event in events]),
+            ip=self.ip.of(map(_address, events)),
             response_time_ms=pa.array([event.response_time_ms for event in events], pa.float64()),
             bytes=pa.array([event.bytes for event in events], pa.uint64()),
-            agent=self.agent.of([event.user_agent for event in events]) if agents else None,
-            labels=[event.dimensions for event in events] if labelled else None,
+            agent=self.agent.of(agents) if agents.count(None) < len(agents) else None,
+            labels=labels if any(labels) else None,
             group=self.group.of([_group(event, dimensions) for event in events]) if dimensions else None,
             producer=self.producer.of([_producer(h) for h in headers]) if any(headers) else None,
             offset=batch.offsets[at],
@@ -154,7 +164,7 @@ def event_table(parts: list[Rows], names: Dictionaries, partition: int) -> Any:
         "method": _dictionary(joined([part.method for part in parts]), names.method),
         "path": _dictionary(joined([part.path for part in parts]), names.path),
         "status": joined([part.status for part in parts]).astype(np.uint16),
-        "client_ip": _dictionary(joined([part.ip for part in parts]), names.ip),
+        "client_ip": pa.DictionaryArray.from_arrays(pa.array(joined([part.ip for part in parts])), names.addresses),
         "response_time_ms": pa.chunked_array([part.response_time_ms for part in parts]),
         "bytes": pa.chunked_array([part.bytes for part in parts]),
         "user_agent": _optional(parts, "agent", names.agent),

@@ -264,7 +264,7 @@ def exact_sums(key: I64, values: I64, count: int) -> I64:
 
 def _hashes(parts: list[Rows], names: Dictionaries, key: I64, count: int) -> tuple[I64, U32]:
     """The distinct address hashes of each key, ascending."""
-    hashes = uniq_hash(*text_buffers(pa.array(list(names.ip), pa.string())))
+    hashes = uniq_hash(*text_buffers(names.addresses))
     pairs = key.astype(np.uint64) << np.uint64(32)
     pairs |= hashes[joined([part.ip for part in parts])]
     pairs.sort()
