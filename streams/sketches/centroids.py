@@ -80,6 +80,9 @@ def compressed(digests: U64) -> tuple[U64, I64]:
     digests.sort(axis=1)
     weights = weights_of(digests).astype(np.int64)
     ends = np.cumsum(weights, axis=1)
+    if ends[:, -1].max() <= SINGLETONS:
+        singletons = weights > 0
+        return digests[singletons], singletons.sum(axis=1)
     starts = _starts(weights, ends)
     lasts = np.append(starts[1:], weights.size) - 1
     weight = ends.ravel()[lasts] - (ends - weights).ravel()[starts]
@@ -99,5 +102,5 @@ def _starts(weights: I64, ends: I64) -> I64:
     first = np.empty(weights.shape, np.bool_)
     first[:, 0] = True
     np.not_equal(buckets[:, 1:], buckets[:, :-1], out=first[:, 1:])
-    first |= totals <= SINGLETONS
+    first |= totals <= SINGLETONS  # small digests beside larger ones
     return np.flatnonzero(first)
