@@ -6,10 +6,12 @@ import sys
 
 import typer
 
+from compose.commands.bench import bench
 from compose.commands.demo import demo
 from compose.commands.gateway import gateway
 from compose.commands.replay_log import replay_log
 from compose.commands.settings import settings
+from compose.commands.status import status
 from compose.commands.up import up
 from compose.commands.validate import validate
 from compose.commands.worker import worker
@@ -29,8 +31,9 @@ def _root() -> None:
     """Sluiceway: Kafka in, exact rollups in ClickHouse and objects in R2 out."""
 
 
-for command in (up, gateway, worker, replay_log, validate, demo, settings):
+for command in (up, gateway, worker, replay_log, validate, demo, status, settings):
     app.command()(command)
+app.add_typer(bench, name="bench")
 
 
 def main() -> None:

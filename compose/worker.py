@@ -7,10 +7,10 @@ import faulthandler
 import signal
 from collections.abc import Callable
 
+from compose.kafka import kafka_access
 from compose.settings import SettingError, Settings
 from sinks.clickhouse.connection import Server
 from sinks.clickhouse.sink import ClickHouseSink
-from streams.runtime.access import KafkaAccess
 from streams.runtime.faults import Faults
 from streams.runtime.partition import RuntimeLimits
 from streams.runtime.transport import FetchLimits
@@ -54,17 +54,6 @@ def stream_names(text: str) -> list[str]:
     if unknown or not names:
         raise SettingError(f"no stream is called {', '.join(unknown) or repr(text)}; there are: {', '.join(STREAMS)}")
     return names
-
-
-def kafka_access(settings: Settings) -> KafkaAccess:
-    """How to reach Kafka."""
-    return KafkaAccess(
-        settings.kafka_bootstrap,
-        settings.kafka_security_protocol,
-        settings.kafka_sasl_mechanism,
-        settings.kafka_username,
-        settings.kafka_password,
-    )
 
 
 def clickhouse(settings: Settings) -> ClickHouseSink:

@@ -10,18 +10,21 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import structlog
-from aiohttp import web
+from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
+from compose.kafka import kafka_access, traffic_publisher
 from compose.logs import set_up_logs
-from compose.publishing import traffic_publisher
 from compose.settings import SettingError, Settings, load
+from streams.runtime.owners import OwnersTail
 from streams.web.context import EventLimits, Readiness
 from streams.web.gateway import make_gateway
 from streams.web.publisher import EventPublisher
 
 #: How long requests in flight may take to finish at shutdown, above the time Kafka is given to confirm.
 SHUTDOWN_S = 15.0
+#: How long a worker may take to say whether it is ready.
+ASK_S = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -46,9 +49,10 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
     """
     require_key_off_loopback(settings)
     publisher = traffic_publisher(settings, "gateway")
+    owners = OwnersTail(kafka_access(settings).aiokafka())
     app = make_gateway(
         publisher=publisher,
-        readiness=lambda: _readiness(publisher),
+        readiness=lambda: _readiness(publisher, owners),
         registry=_registry(),
         version=version("sluiceway"),
         api_key=settings.api_key,
@@ -58,11 +62,13 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
     await runner.setup()
     try:
         await publisher.start()
+        await owners.start()
         url = await _listen(runner, settings)
         log.info("gateway_listening", url=url)
         yield url
     finally:
         await runner.cleanup()
+        await owners.stop()
         await publisher.close()
 
 
@@ -105,9 +111,26 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
 
 
-async def _readiness(publisher: EventPublisher) -> Readiness:
+async def _readiness(publisher: EventPublisher, owners: OwnersTail) -> Readiness:
+    """Ready when Kafka answers and no worker says that it restores. Without workers events still go in, and are kept."""
     up = await publisher.reachable()
-    return Readiness(up, {"kafka": "reachable" if up else "unreachable"})
+    checks = {"kafka": "reachable" if up else "unreachable"}
+    restoring = False
+    async with ClientSession(timeout=ClientTimeout(total=ASK_S)) as session:
+        for url, owned in owners.urls().items():
+            answer = await _ask(session, url)
+            restoring = restoring or answer == "restoring"
+            partitions = ", ".join(str(owner.partition) for owner in sorted(owned, key=lambda o: o.partition))
+            checks[f"{owned[0].stream} {partitions}"] = answer
+    return Readiness(up and not restoring, checks)
+
+
+async def _ask(session: ClientSession, worker_url: str) -> str:
+    try:
+        async with session.get(f"{worker_url}/ready") as answer:
+            return "ready" if answer.status == 200 else "restoring"
+    except (ClientError, TimeoutError):
+        return "does not answer"
 
 
 def _registry() -> CollectorRegistry:

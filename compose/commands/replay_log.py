@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from compose.kafka import traffic_publisher
 from compose.logfile import LogFile, Occurrences, Survey, survey
 from compose.logs import set_up_logs
-from compose.publishing import traffic_publisher
 from compose.replay import Replay, Report, Window, window
 from compose.settings import Settings, load
 from streams.traffic.accessjson import parse_json

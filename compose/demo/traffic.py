@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from compose.demo.truth import Found, Group, Truth, counts_agree, differences
+from compose.kafka import traffic_publisher
 from compose.local.generate import Shape, generate_log
 from compose.logfile import LogFile, Occurrences, Survey, survey
-from compose.publishing import traffic_publisher
 from compose.replay import Replay, Window, window
 from compose.settings import Settings
 from sinks.clickhouse.queries import PathTotals, top_paths

@@ -25,10 +25,10 @@ from typer.testing import CliRunner
 
 from compose.commands.gateway import serve_gateway
 from compose.commands.replay_log import replay_log
+from compose.kafka import kafka_access
 from compose.local.generate import Shape, generate_events, generate_log
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
-from compose.publishing import kafka_connection
 from compose.settings import SettingError, Settings
 from streams.runtime.admin import TopicAdmin
 from streams.traffic.accesslog import parse_line
@@ -69,7 +69,7 @@ async def events_from(settings: Settings) -> Callable[[], Awaitable[list[Any]]]:
 
 async def read(settings: Settings, topic: str) -> dict[int, list[Any]]:
     """Every committed record of a topic, by partition."""
-    consumer = AIOKafkaConsumer(**kafka_connection(settings), isolation_level="read_committed")
+    consumer = AIOKafkaConsumer(**kafka_access(settings).aiokafka(), isolation_level="read_committed")
     await consumer.start()
     try:
         partitions = [TopicPartition(topic, p) for p in range(4)]
@@ -88,7 +88,7 @@ async def read(settings: Settings, topic: str) -> dict[int, list[Any]]:
 
 @asynccontextmanager
 async def publisher(settings: Settings, topic: str, limits: PublishLimits = QUICK) -> AsyncIterator[KafkaPublisher]:
-    made = KafkaPublisher(kafka_connection(settings), topic, "test", limits)
+    made = KafkaPublisher(kafka_access(settings).aiokafka(), topic, "test", limits)
     await made.start()
     try:
         yield made

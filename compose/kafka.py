@@ -1,0 +1,24 @@
+"""How the settings reach Kafka: the one place that turns them into connection arguments."""
+
+from __future__ import annotations
+
+from compose.settings import Settings
+from streams.runtime.access import KafkaAccess
+from streams.web.publisher import KafkaPublisher, PublishLimits
+from topics.specs import TRAFFIC_EVENTS
+
+
+def kafka_access(settings: Settings) -> KafkaAccess:
+    """How to reach Kafka."""
+    return KafkaAccess(
+        settings.kafka_bootstrap,
+        settings.kafka_security_protocol,
+        settings.kafka_sasl_mechanism,
+        settings.kafka_username,
+        settings.kafka_password,
+    )
+
+
+def traffic_publisher(settings: Settings, sender: str, limits: PublishLimits | None = None) -> KafkaPublisher:
+    """A publisher to `traffic.events.v1`; `sender` names it in the `producer` header. Start and close are the caller's."""
+    return KafkaPublisher(kafka_access(settings).aiokafka(), TRAFFIC_EVENTS, sender, limits)
