@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
 import urllib.error
 import urllib.request
@@ -54,7 +55,8 @@ class Processes:
 
 
 def _child(name: str, arguments: list[str], settings: Settings) -> Child:
-    command = dying_with_parent([sys.executable, "-m", "compose.cli", *arguments])
+    # Killed, not drained: the stack of a parent that was killed is gone in the same moment.
+    command = dying_with_parent([sys.executable, "-m", "compose.cli", *arguments], signal.SIGKILL)
     return Child(name, command, settings.environ())
 
 

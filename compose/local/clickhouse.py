@@ -17,7 +17,6 @@ from pathlib import Path
 
 from compose.local.server import Server
 
-START_DEADLINE_S = 60.0
 SHUTDOWN_DEADLINE_S = 5.0
 
 # What ClickHouse's http_max_uri_size allows; clients put statements and parameters there.
@@ -47,14 +46,10 @@ class ClickHouse(Server):
         """The HTTP endpoint."""
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self, deadline_s: float = START_DEADLINE_S) -> None:
-        """Start it and wait until it answers. Raises PortTaken, DiskFull or StartFailed."""
-        if self.alive:
-            return
-        self.check_port()
+    def _launch(self, deadline_s: float) -> None:
         argv = [sys.executable, "-m", "compose.local.clickhouse", "--path", str(self.folder), "--port", str(self.port)]
         # The password goes through a pipe: a command line is for every user of the machine to read.
-        self.run([*argv, "--user", self._user], deadline_s, stdin=self._password.encode())
+        self._run([*argv, "--user", self._user], deadline_s, stdin=self._password.encode())
 
     def answers(self) -> bool:
         """Whether it says that it is there."""

@@ -16,7 +16,6 @@ from compose.local.process import free_port
 from compose.local.server import Server
 
 HEAP = "512m"
-START_DEADLINE_S = 60.0
 
 # One node: every internal topic has one replica. Few partitions of them and short internal time-outs make a restart
 # take seconds; sessions of a few seconds let tests lose a member quickly.
@@ -53,7 +52,7 @@ num.recovery.threads.per.data.dir=2
 
 
 class Kafka(Server):
-    """One Kafka node. `start` returns when it answers; `stop` and `kill` keep the data, and `start` goes on with it."""
+    """One Kafka node; its first start fetches the jars, if no other has, and formats the folder."""
 
     name = "Kafka"
 
@@ -81,18 +80,11 @@ class Kafka(Server):
         """Download what the first start needs. Raises NoNetwork or DiskFull."""
         kafka_jars(self._cache_dir, self._repository, self._console)
 
-    def start(self, deadline_s: float = START_DEADLINE_S) -> None:
-        """Fetch the jars if need be, format a new folder, start and wait until clients are answered.
-
-        Raises PortTaken, NoNetwork, DiskFull or StartFailed.
-        """
-        if self.alive:
-            return
-        self.check_port()
+    def _launch(self, deadline_s: float) -> None:
         java = self._java_command()
         properties = self._write_properties()
         self._format(java, properties)
-        self.run([*java, "kafka.Kafka", str(properties)], deadline_s, env=self._env())
+        self._run([*java, "kafka.Kafka", str(properties)], deadline_s, env=self._env())
 
     def answers(self) -> bool:
         """Whether a client gets the cluster's metadata."""
@@ -131,13 +123,8 @@ class Kafka(Server):
     def _write_properties(self) -> Path:
         path = self.folder / "server.properties"
         text = _PROPERTIES.format(port=self.port, controller_port=free_port(), data=self.folder / "data")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        except OSError as error:
-            if says_disk_full(str(error)):
-                raise DiskFull(f"Kafka cannot start: no room left in {self.folder}. Free some disk.") from None
-            raise
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
         return path
 
     def _format(self, java: list[str], properties: Path) -> None:

@@ -104,17 +104,12 @@ class Child:
         return self.pid is not None
 
     def spawn(self) -> None:
-        """Start the process and return at once. Raises DiskFull if not even its log can be written."""
+        """Start the process and return at once."""
         assert not self.alive, f"{self.name} runs already"
-        try:
-            self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            if self.log_path.exists() and self.log_path.stat().st_size > LOG_ROTATE_BYTES:
-                self.log_path.replace(self.log_path.with_suffix(".log.1"))
-            self._process = _spawner().submit(self._popen).result()
-        except OSError as error:
-            if says_disk_full(str(error)):
-                raise DiskFull(f"{self.name} cannot start: no room left for {self.log_path}. Free some disk.") from None
-            raise
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        if self.log_path.exists() and self.log_path.stat().st_size > LOG_ROTATE_BYTES:
+            self.log_path.replace(self.log_path.with_suffix(".log.1"))
+        self._process = _spawner().submit(self._popen).result()
 
     def _popen(self) -> subprocess.Popen[bytes]:
         argv = dying_with_parent(self._argv, signal.SIGKILL)

@@ -11,8 +11,6 @@ from pathlib import Path
 from compose.local.errors import LocalStackError
 from compose.local.server import Server
 
-START_DEADLINE_S = 30.0
-
 
 class S3(Server):
     """The server, with one key pair and one bucket made at start."""
@@ -39,15 +37,11 @@ class S3(Server):
         """The S3 endpoint."""
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self, deadline_s: float = START_DEADLINE_S) -> None:
-        """Start it and wait until it answers. Raises PortTaken, DiskFull or StartFailed."""
-        if self.alive:
-            return
-        self.check_port()
+    def _launch(self, deadline_s: float) -> None:
         objects = self.folder / "objects"
         (objects / self._bucket).mkdir(parents=True, exist_ok=True)
         argv = [_rclone(), "serve", "s3", str(objects), "--addr", f"127.0.0.1:{self.port}", "--log-level", "NOTICE"]
-        self.run(argv, deadline_s, env=self._env())
+        self._run(argv, deadline_s, env=self._env())
 
     def answers(self) -> bool:
         """Whether it answers; a refusal of an unsigned request is an answer."""
