@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, Error, ProgrammingError
+from clickhouse_connect.driver.summary import QuerySummary
 
 from sinks.errors import SinkRefused, SinkUnavailable
 
@@ -46,8 +47,9 @@ _PERMANENT = {
     407: "DECIMAL_OVERFLOW",
 }
 
-# The server acknowledges an insert only once its part is written, not when it is buffered.
-_INSERT_SETTINGS = {"async_insert": 0}
+# The server acknowledges an insert only once its part is written, not when it is buffered; and it writes rows that it
+# has seen before, so that what it says it wrote is what was sent.
+_INSERT_SETTINGS = {"async_insert": 0, "insert_deduplicate": 0}
 
 
 @dataclass(frozen=True)
@@ -76,25 +78,35 @@ class Connection:
 
     def insert(self, table: str, data: pa.Table) -> None:
         """Insert the rows of `data`, column by name. On return they are in a part on the server's disk."""
-        with _translated(f"insert into {table}"):
-            self._open().raw_insert(
+        what = f"insert into {table}"
+        with _translated(what):
+            summary = self._open().raw_insert(
                 self.server.qualified(table),
                 data.column_names,
                 _arrow_stream(data, "lz4" if self.server.compress else None),
                 settings=_INSERT_SETTINGS,
                 fmt="ArrowStream",
             )
+        if summary.written_rows < data.num_rows:
+            _distrust(what, f"it reports {summary.written_rows} of {data.num_rows} rows written")
 
     def command(self, sql: str) -> None:
         """Run one statement that returns no rows."""
-        with _translated(sql.split("\n", 1)[0]):
-            self._open().command(sql)
+        what = sql.split("\n", 1)[0]
+        with _translated(what):
+            answer = self._open().command(sql)
+        if isinstance(answer, QuerySummary) and "written_rows" not in answer.summary:
+            _distrust(what, "it has no end")
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Sequence[Any]]:
         """The rows of one query; `parameters` fill `{name:Type}` placeholders."""
-        with _translated(sql.strip().split("\n", 1)[0]):
-            rows: Sequence[Sequence[Any]] = self._open().query(sql, parameters=dict(parameters or {})).result_rows
-            return rows
+        what = sql.strip().split("\n", 1)[0]
+        with _translated(what):
+            answer = self._open().query(sql, parameters=dict(parameters or {}))
+        rows: Sequence[Sequence[Any]] = answer.result_rows
+        if not rows and answer.summary.get("result_rows") != "0":
+            _distrust(what, "it has no end")
+        return rows
 
     def close(self) -> None:
         """Drop the connection; a later call opens it again."""
@@ -130,6 +142,11 @@ def _arrow_stream(data: pa.Table, compression: str | None) -> pa.Buffer:
         writer.write_table(data.unify_dictionaries())
     # As a buffer, not bytes: the client then sends it as it is, and the statement in the URL.
     return out.getvalue()
+
+
+def _distrust(what: str, found: str) -> NoReturn:
+    # A connection that breaks inside the head of an answer looks, to the client, like an empty answer with status 200.
+    raise SinkUnavailable(f"ClickHouse: {what}: the answer is not whole: {found}")
 
 
 @contextmanager
