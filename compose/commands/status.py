@@ -89,9 +89,9 @@ def _print(found: dict[str, Any]) -> None:
                 f"{int(figures.get('ids', 0)):,}",
             )
     console.print(table)
-    complete = {row["stream"]: row["complete_until"] for row in found["progress"]}
-    for stream, until in complete.items():
-        console.print(f"{stream}: rollups are complete up to {until or 'unknown: a partition has not reported'}")
+    for stream, until in {row["stream"]: row["complete_until"] for row in found["progress"]}.items():
+        known = f"up to {until:%Y-%m-%d %H:%M} UTC" if until and until.year > 1970 else "up to no hour yet"
+        console.print(f"{stream}: rollups are complete {known}")
     for worker in found["workers"]:
         if not worker["sink_available"]:
             console.print(f"worker {worker['pid']} waits for ClickHouse", style="bold")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from streams.runtime.fold import Materialisation, Position
 from streams.traffic import core
-from streams.traffic.columns import I64
 from streams.traffic.dedup import DedupIndex
+from streams.traffic.rollup import Part
 from topics.records import Batch, Flush
 
 #: Keys of one rollup insert: enough to be cheap, few enough not to hold the loop for long.
@@ -21,11 +21,23 @@ class _Pass:
     """What is still to be written of the keys that were dirty at `version`."""
 
     version: int
-    slices: list[tuple[int, I64]]
+    parts: list[Part]
 
 
-def _slices(dirty: list[tuple[int, I64]]) -> list[tuple[int, I64]]:
-    return [(hour, rows[i : i + ROLLUP_KEYS]) for hour, rows in dirty for i in range(0, len(rows), ROLLUP_KEYS)]
+def _parts(dirty: Part) -> list[Part]:
+    """The keys in parts of at most ROLLUP_KEYS, each of as many hours as fit."""
+    parts: list[Part] = []
+    room = 0
+    for hour, rows in dirty:
+        at = 0
+        while at < len(rows):
+            if room == 0:
+                parts.append([])
+                room = ROLLUP_KEYS
+            piece = rows[at : at + room]
+            parts[-1].append((hour, piece))
+            at, room = at + len(piece), room - len(piece)
+    return parts
 
 
 class TrafficFold:
@@ -67,19 +79,18 @@ class TrafficFold:
     def materialise(self) -> Materialisation | None:
         """See `Fold`. A pass goes over the keys that were dirty when it began; None ends it."""
         if self._pass is None:
-            self._pass = _Pass(self._position.version, _slices(self.state.rollups.dirty()))
-        if not self._pass.slices:
+            self._pass = _Pass(self._position.version, _parts(self.state.rollups.dirty()))
+        if not self._pass.parts:
             self.state.materialised = self._pass.version
             self._pass = None
             return None
-        hour, rows = self._pass.slices.pop()
-        table = self.state.rollups.table(hour, rows, self._position.version)
-        return Materialisation(self._position, {"path_stats_hourly_rows": table}, (hour, rows))
+        part = self._pass.parts.pop()
+        table = self.state.rollups.table(part, self._position.version)
+        return Materialisation(self._position, {"path_stats_hourly_rows": table}, part)
 
     def materialised(self, done: Materialisation) -> None:
         """See `Fold`."""
-        hour, rows = done.token
-        self.state.rollups.clean(hour, rows, done.position.version)
+        self.state.rollups.clean(done.token, done.position.version)
 
     @property
     def open_rows(self) -> int:

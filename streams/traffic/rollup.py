@@ -34,6 +34,8 @@ _CHUNK_KEYS = 4096
 _CHUNK_BYTES = 700_000
 
 ChangelogRecord = tuple[bytes, bytes | None]
+#: Some keys: rows of hours.
+Part = list[tuple[int, I64]]
 
 
 class _Chunk(msgspec.Struct, array_like=True):
@@ -251,20 +253,24 @@ class Rollups:
 
     # -- ClickHouse ---------------------------------------------------------------------------------------------
 
-    def dirty(self) -> list[tuple[int, I64]]:
+    def dirty(self) -> Part:
         """All keys that changed since they were written: (hour, rows)."""
         found = [(hour, np.flatnonzero(state.dirty[: len(state)])) for hour, state in self.hours.items()]
         return [(hour, rows) for hour, rows in found if len(rows)]
 
-    def clean(self, hour: int, rows: I64, version: int) -> None:
+    def clean(self, parts: Part, version: int) -> None:
         """These rows were written as of `version`; what changed since stays dirty."""
-        state = self.hours[hour]
-        state.dirty[rows] = state.changed[rows] > version
+        for hour, rows in parts:
+            state = self.hours[hour]
+            state.dirty[rows] = state.changed[rows] > version
 
-    def table(self, hour: int, rows: I64, version: int) -> Any:
+    def table(self, parts: Part, version: int) -> Any:
         """Rows of `path_stats_hourly_rows` with the whole state of each key."""
         schema = row_schemas.PATH_STATS_HOURLY
-        columns = self._columns(hour, rows, version)
+        columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+        for hour, rows in parts:
+            for name, values in self._columns(hour, rows, version).items():
+                columns[name] += values
         arrays = []
         for name in schema.names:
             kind = schema.field(name).type
