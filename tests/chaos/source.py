@@ -8,8 +8,16 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from tests.chaos.truth import Record
 from topics import specs
@@ -67,10 +75,19 @@ class Source:
         found = self._admin.list_consumer_group_offsets(request, require_stable=True)[GROUP].result(_TIMEOUT_S)
         return [int(tp.offset) for tp in sorted(found.topic_partitions, key=lambda tp: tp.partition)]
 
+    def transaction_open(self) -> bool:
+        """Whether a transaction of the stream is open: its records are in the changelog, and not to be read yet."""
+        at = [TopicPartition(specs.changelog_name(GROUP), p) for p in range(self.partitions)]
+        return self._latest(at, IsolationLevel.READ_COMMITTED) != self._latest(at, IsolationLevel.READ_UNCOMMITTED)
+
     def send(self, records: Sequence[Record], append_ms: Sequence[int] | None = None) -> None:
         """Produce all, keyed and placed as Java's client does, and return when Kafka has them."""
         with Feeder(self.bootstrap, records, append_ms=append_ms) as feeder:
             feeder.finish()
+
+    def _latest(self, at: Sequence[TopicPartition], isolation: IsolationLevel) -> list[int]:
+        asked = self._admin.list_offsets({tp: OffsetSpec.latest() for tp in at}, isolation_level=isolation)
+        return [int(asked[tp].result(_TIMEOUT_S).offset) for tp in at]
 
     def _group_deleted(self) -> bool:
         try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -65,6 +68,19 @@ class Worker:
             return int(psutil.Process(self._stream_pid()).memory_info().rss)
         except psutil.Error:
             return 0
+
+    def status(self) -> dict[str, Any]:
+        """What its status page says; without an answer, that it owns nothing."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.settings.worker_port}/status", timeout=2) as page:
+                found: dict[str, Any] = json.load(page)
+        except OSError:
+            return {"partitions": []}
+        return found
+
+    def owns(self) -> set[int]:
+        """The partitions that it has taken over and folds."""
+        return {partition["partition"] for partition in self.status()["partitions"] if partition["ready"]}
 
     def fired(self) -> set[str]:
         """The planned faults that have happened."""
