@@ -189,6 +189,19 @@ def test_ids_with_one_upper_half_are_told_apart(folder: SpillFolder) -> None:
         index.close()
 
 
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_a_few_expired_ids_among_many_live_ones_are_forgotten_at_once(folder: SpillFolder, memory: int) -> None:
+    # So few that no run is rewritten for them: what is physically there must still not be held.
+    index, ids = DedupIndex(memory_bytes=memory, spill=folder), hashes(3, 1_000)
+    index.add(ids, np.where(np.arange(1_000) < 20, 5, 9))
+    index.add(hashes(4, 10), np.full(10, 9))
+    assert index.expire(6) == [5]
+    assert len(index) == 990
+    assert index.add(ids, np.full(1_000, 9)).tolist() == [True] * 20 + [False] * 980
+    assert not index.add(ids, np.full(1_000, 9)).any()
+    index.close()
+
+
 def test_two_million_ids_take_under_24_bytes_each() -> None:
     index = DedupIndex(memory_bytes=1 << 30, spill=None)
     for seed in range(40):
