@@ -235,7 +235,8 @@ def _bury_unreadable(state: TrafficState, batch: Batch, piece: Any) -> None:
 def seal(state: TrafficState, next_offset: int, version: int) -> Flush:
     """Everything folded since the last seal, encoded; the state goes on with empty hands."""
     found: list[Delta] = []
-    flush = Flush(next_offset, emits=state.emits, dead=state.dead)
+    # A step buries reason by reason; in the order of the log, the letters do not tell how batches were split.
+    flush = Flush(next_offset, emits=state.emits, dead=sorted(state.dead, key=lambda letter: letter.offset))
     if state.rows:
         paths = list(state.names.path)
         if state.rules.templates:
@@ -251,7 +252,8 @@ def seal(state: TrafficState, next_offset: int, version: int) -> Flush:
 
 
 def _saved(state: TrafficState) -> bytes:
-    return msgspec.msgpack.encode(_Saved(state.clock_ms, state.materialised, dict(state.totals), state.blocks))
+    totals = dict(sorted(state.totals.items()))
+    return msgspec.msgpack.encode(_Saved(state.clock_ms, state.materialised, totals, state.blocks))
 
 
 def _id_blocks(state: TrafficState) -> Iterator[ChangelogRecord]:
@@ -302,6 +304,9 @@ def _restore_ids(state: TrafficState, key: bytes, value: bytes | None) -> None:
     _, hour, _ = _IDS_KEY.unpack(key)
     if value is not None:
         state.ids.load(hour, value)
+    else:
+        # An id that came again after its hour stands in a later block, which must not find it still held.
+        state.ids.expire(hour + 1)
 
 
 def restored(state: TrafficState) -> None:

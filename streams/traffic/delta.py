@@ -120,7 +120,8 @@ class PathCap:
         seen = self._seen.setdefault(hour, set())
         if path in seen:
             return path
-        if len(seen) >= self._limit:
+        # A real path of that name counts with the overflow, and takes no place, for a restore cannot tell the two.
+        if path == OTHER or len(seen) >= self._limit:
             return OTHER
         seen.add(path)
         return path
