@@ -6,7 +6,6 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from sinks.availability import Availability
 from sinks.backoff import Backoff
 from sinks.errors import SinkRefused, SinkUnavailable
+from sinks.threads import in_thread
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class Bucket:
         self._availability = Availability("objects", on_change)
         self._backoff = backoff
         self._client = _client(address)
-        self._executor = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="objects")
+        self._slots = asyncio.Semaphore(_CONNECTIONS)
 
     @property
     def available(self) -> bool:
@@ -112,7 +112,6 @@ class Bucket:
 
     async def close(self) -> None:
         """Let go of the connections."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
     def _at(self, key: str) -> dict[str, str]:
@@ -120,10 +119,12 @@ class Bucket:
 
     async def _ask(self, verb: str, key: str, work: Callable[[], T]) -> T | None:
         what = f"object store: {verb} {self._name}/{key}"
-        loop = asyncio.get_running_loop()
-        return await self._availability.wait_for(
-            self._name, lambda: loop.run_in_executor(self._executor, _translated, what, work), self._backoff
-        )
+
+        async def attempt() -> T | None:
+            async with self._slots:
+                return await in_thread("objects", lambda: _translated(what, work))
+
+        return await self._availability.wait_for(self._name, attempt, self._backoff)
 
 
 def _client(address: BucketAddress) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -14,11 +13,9 @@ from sinks.backoff import Backoff
 from sinks.clickhouse.connection import Connection, Server
 from sinks.clickhouse.schema import Migration, keep_events_for, migrate, shipped
 from sinks.clickhouse.writer import Grouping, TableWriter
+from sinks.threads import in_thread
 
 T = TypeVar("T")
-
-#: Tables written at once, and the queries beside them.
-_THREADS = 16
 
 
 class ClickHouseSink:
@@ -41,7 +38,6 @@ class ClickHouseSink:
         self._backoff = backoff
         self._writers: dict[str, TableWriter] = {}
         self._connections: list[Connection] = []
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="clickhouse")
         self._asking = asyncio.Lock()
         self._queries = self._connect()
 
@@ -92,14 +88,13 @@ class ClickHouseSink:
     async def close(self) -> None:
         """Stop writing and close every connection; inserts that still wait are cancelled."""
         await asyncio.gather(*(writer.close() for writer in self._writers.values()))
-        self._executor.shutdown(wait=False, cancel_futures=True)
         for connection in self._connections:
             connection.close()
 
     def _writer(self, table: str) -> TableWriter:
         if table not in self._writers:
             self._writers[table] = TableWriter(
-                table, self._connect(), self._executor, self._grouping, self._backoff, self._availability
+                table, self._connect(), self._grouping, self._backoff, self._availability
             )
         return self._writers[table]
 
@@ -111,4 +106,4 @@ class ClickHouseSink:
 
     async def _ask(self, work: Callable[[], T]) -> T:
         async with self._asking:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+            return await in_thread("clickhouse", work)

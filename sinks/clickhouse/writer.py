@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 
@@ -17,6 +17,7 @@ from sinks.backoff import Backoff
 from sinks.clickhouse.connection import Connection
 from sinks.clickhouse.partitions import slices
 from sinks.errors import SinkRefused, SinkUnavailable
+from sinks.threads import in_thread
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,12 @@ class TableWriter:
         self,
         table: str,
         connection: Connection,
-        executor: Executor,
         grouping: Grouping,
         backoff: Backoff,
         availability: Availability,
     ) -> None:
         self.table = table
         self._connection = connection
-        self._executor = executor
         self._grouping = grouping
         self._backoff = backoff
         self._availability = availability
@@ -123,9 +122,8 @@ class TableWriter:
                         entry.stored.set_result(None)
 
     async def _send(self, data: pa.Table) -> None:
-        loop = asyncio.get_running_loop()
         for part in slices(self.table, data):
-            await loop.run_in_executor(self._executor, self._connection.insert, self.table, part)
+            await in_thread(f"insert-{self.table}", partial(self._connection.insert, self.table, part))
 
     async def _refuse(self, live: list[_Waiting], error: SinkRefused) -> None:
         """One caller's rows may have spoiled the others': each is tried alone before it is refused."""

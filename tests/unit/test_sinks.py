@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+import textwrap
 from typing import Any
 
 import pyarrow as pa
@@ -107,3 +111,33 @@ async def test_a_refusal_is_not_waited_for() -> None:
 
     with pytest.raises(SinkRefused):
         await Availability("store").wait_for("part", attempt, Backoff())
+
+
+def test_a_store_that_hangs_does_not_keep_a_closed_process_alive() -> None:
+    program = """
+        import asyncio, sys
+        import pyarrow as pa
+        from sinks.clickhouse.connection import Server
+        from sinks.clickhouse.sink import ClickHouseSink
+        from sinks.objects import Bucket, BucketAddress
+
+        async def main(url):
+            sink, bucket = ClickHouseSink(Server(url, "d")), Bucket(BucketAddress(url, "b", "k", "s"))
+            waiting = [asyncio.create_task(sink.insert("t", pa.table({"a": [1]}))),
+                       asyncio.create_task(bucket.put("k", b"v"))]
+            await asyncio.wait(waiting, timeout=0.5)
+            await asyncio.gather(sink.close(), bucket.close())
+            print("closed", [task.done() for task in waiting], flush=True)
+
+        asyncio.run(main(sys.argv[1]))
+    """
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        ran = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), url],
+            timeout=30,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert "closed" in ran.stdout, ran.stdout + ran.stderr
