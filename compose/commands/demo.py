@@ -46,7 +46,7 @@ def demo(
     except (LocalStackError, TimeoutError) as error:
         problems = [str(error)]
     for problem in problems[:20]:
-        _console.print(f"demo: {problem}", markup=False)
+        _console.print(f"demo: {problem}", markup=False, soft_wrap=True)
     if len(problems) > 20:
         _console.print(f"demo: and {len(problems) - 20} more")
     print("demo: ok" if not problems else f"demo: failed, {len(problems)} differences", flush=True)
@@ -57,7 +57,7 @@ def _run(settings: Settings, folder: Path, log: Path | None) -> list[str]:
     started = time.monotonic()
 
     def say(text: str) -> None:
-        _console.print(f"[{time.monotonic() - started:5.1f} s] {text}", markup=False)
+        _console.print(f"[{time.monotonic() - started:5.1f} s] {text}", markup=False, soft_wrap=True)
 
     say("starting Kafka, ClickHouse and S3 (the first time downloads Kafka's jars)")
     with LocalStack.on_free_ports(folder) as stack:
@@ -119,10 +119,10 @@ def _kill(processes: Processes, stream: str) -> str:
 
 def _show(outcome: Outcome) -> None:
     truth = outcome.truth
-    table = Table(title="top paths")
-    table.add_column("path", no_wrap=True, max_width=40)
+    table = Table(title="top paths", title_justify="left")
+    table.add_column("path", max_width=40, overflow="fold")
     for name in ("requests", "errors", "MB", "p50 ms", "p95 ms", "p99 ms", "IPs"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for top in outcome.top:
         quantiles = (top.p50_response_time_ms, top.p95_response_time_ms, top.p99_response_time_ms)
         times = ["" if value is None else f"{value:.1f}" for value in quantiles]
@@ -130,7 +130,7 @@ def _show(outcome: Outcome) -> None:
             top.path, f"{top.requests:,}", f"{top.errors:,}", f"{top.bytes / 1e6:,.1f}", *times, f"{top.unique_ips:,}"
         )
     _console.print(table)
-    facts = Table("traffic", "", title="what happened")
+    facts = Table("traffic", "", title="what happened", title_justify="left")
     for name, value in (
         ("records confirmed by Kafka", f"{outcome.published:,}"),
         ("distinct events", f"{truth.events:,}"),

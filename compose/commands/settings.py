@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from compose.settings import PREFIX, Settings, load
@@ -26,7 +27,11 @@ def settings(as_json: Annotated[bool, typer.Option("--json", help="as one JSON o
     if as_json:
         print(json.dumps({name: {"value": v, "default": d, "help": h} for name, v, d, h in rows}, indent=1))
         return
-    table = Table("setting", "value", "default", "meaning")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("setting", no_wrap=True)  # to be copied
+    table.add_column("value", overflow="fold")
+    table.add_column("meaning", overflow="fold")
+    for name, value, default, meaning in rows:
+        changed = f" (default: {default or 'none'})" if default != value and not value.startswith("(") else ""
+        table.add_row(name, escape(value + changed), escape(meaning))
+    Console(highlight=False).print(table)
