@@ -111,7 +111,7 @@ class Rows:
 
 
 class Dictionaries:
-    """What the codes of one flush's rows stand for. `group` are the values of the configured dimensions."""
+    """What the codes of one flush's rows stand for. `group` are the configured dimensions (`Key`)."""
 
     def __init__(self) -> None:
         self.method, self.path, self.ip = Codes(), Codes(), Codes()
@@ -147,7 +147,7 @@ class Dictionaries:
 
 def _group(event: TrafficEvent, dimensions: tuple[str, ...]) -> tuple[str, ...]:
     labels = event.dimensions or {}
-    return tuple(labels.get(name, "") for name in dimensions)
+    return tuple(text for name in dimensions for text in (name, labels.get(name, "")))
 
 
 def _producer(headers: Any) -> str:

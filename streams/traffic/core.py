@@ -107,7 +107,7 @@ class Sealed:
 
 def new_state(rules: TrafficRules, ids: DedupIndex) -> TrafficState:
     """An empty fold."""
-    return TrafficState(rules, ids, Rollups(rules.dimensions, rules.topic, rules.partition), PathCap(rules.paths_max))
+    return TrafficState(rules, ids, Rollups(rules.topic, rules.partition), PathCap(rules.paths_max))
 
 
 # -- step --------------------------------------------------------------------------------------------------------

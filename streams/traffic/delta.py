@@ -25,7 +25,8 @@ F32 = npt.NDArray[np.float32]
 HOUR_MS = 3_600_000
 OTHER = "{other}"
 
-#: path, method, status class (1 to 5), values of the configured dimensions
+#: path, method, status class (1 to 5), the configured dimensions as name, value, name, value, ...: with their names,
+#: since a restart may change which are configured while the hour is open.
 Key = tuple[str, str, int, tuple[str, ...]]
 
 

@@ -154,7 +154,6 @@ class HourRollup:
 class Rollups:
     """All open hours of one partition."""
 
-    dimensions: tuple[str, ...]
     topic: str
     partition: int
     hours: dict[int, HourRollup] = field(default_factory=dict)
@@ -289,7 +288,7 @@ class Rollups:
             "path": [key[0] for key in keys],
             "method": [key[1] for key in keys],
             "status_class": [f"{key[2]}xx" for key in keys],
-            "dimensions": [list(zip(self.dimensions, key[3], strict=True)) for key in keys],
+            "dimensions": [list(zip(key[3][::2], key[3][1::2], strict=True)) for key in keys],
             "source_topic": [self.topic] * len(keys),
             "source_partition": [self.partition] * len(keys),
             "version": [version] * len(keys),
