@@ -34,7 +34,7 @@ def set_up_logs(settings: Settings) -> None:
 
     if level > logging.DEBUG:
         # What goes wrong there reaches us as an exception, and is said once, with what to do.
-        for name in ("aiokafka", "faust", "mode"):
+        for name in ("aiokafka", "clickhouse_connect", "faust", "mode", "urllib3"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

@@ -137,7 +137,7 @@ def _print(summary: dict[str, Any], settings: Settings, rebase: bool) -> None:
     console = Console(highlight=False)
     hours = settings.traffic_lateness_h
     newest = f"newest, {_utc(summary['newest_ms'])}" if summary["newest_ms"] is not None else "newest"
-    table = Table("lines", "what became of them", title=f"replay of {summary['file']}", title_justify="left")
+    table = Table("lines", "what became of them", title="replay", title_justify="left")
     table.add_row(f"{summary['sent']:,}", "sent and confirmed by Kafka")
     for count, meaning in (
         (

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from typing import Annotated, Any
 
 import typer
 from aiohttp import ClientError, ClientSession, ClientTimeout
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from compose.kafka import kafka_access
+from compose.logs import set_up_logs
 from compose.settings import Settings, load
 from compose.worker import clickhouse
 from sinks.clickhouse.queries import progress
@@ -21,11 +24,15 @@ from streams.runtime.owners import current_owners
 
 ASK_S = 2.0
 UNHEALTHY = 1
+#: Of the events read since the stream began; the first is shown as `events`. Late ones are among the dead.
+_OUTCOMES = ("accepted", "duplicate", "rerouted", "late", "dead")
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="as one JSON object")] = False) -> None:
     """Show workers, partitions and progress. Exits 1 when Kafka, ClickHouse or an owner does not answer."""
-    found = asyncio.run(_gather(load()))
+    settings = load()
+    set_up_logs(dataclasses.replace(settings, log_level="error"))  # what does not answer is told as a problem
+    found = asyncio.run(_gather(settings))
     if as_json:
         print(json.dumps(found, default=str))
     else:
@@ -44,7 +51,8 @@ async def _workers(settings: Settings, found: dict[str, Any]) -> None:
         async with asyncio.timeout(10):
             owners = await current_owners(kafka_access(settings).aiokafka())
     except (KafkaError, TimeoutError) as error:
-        found["problems"].append(f"Kafka at {settings.kafka_bootstrap} does not answer: {error or 'timed out'}")
+        why = "" if isinstance(error, KafkaConnectionError) else f": {error or 'timed out'}"
+        found["problems"].append(f"Kafka at {settings.kafka_bootstrap} does not answer{why}")
         return
     async with ClientSession(timeout=ClientTimeout(total=ASK_S)) as session:
         for url, owned in owners.urls().items():
@@ -69,26 +77,23 @@ async def _progress(settings: Settings, found: dict[str, Any]) -> None:
 
 def _print(found: dict[str, Any]) -> None:
     console = Console(highlight=False)
-    table = Table(
-        "stream", "partition", "worker", "state", "committed", "behind", "events", "duplicates", "late", "dead", "ids"
-    )
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    for name in ("partition", "pid", "state"):
+        table.add_column(name, no_wrap=True)
+    for name in ("behind", "events", *_OUTCOMES[1:]):
+        table.add_column(name, justify="right", no_wrap=True)
     for worker in found["workers"]:
         for part in worker["partitions"]:
             figures = part["figures"]
-            outcomes = [
-                f"{int(figures.get(f'outcome_{name}', 0)):,}" for name in ("accepted", "duplicate", "late", "dead")
-            ]
             table.add_row(
-                worker["stream"],
-                str(part["partition"]),
+                f"{worker['stream']}/{part['partition']}",
                 str(worker["pid"]),
                 "ready" if part["ready"] else "restoring",
-                f"{part['committed']:,}",
                 f"{max(0, part['end'] - part['committed']):,}",
-                *outcomes,
-                f"{int(figures.get('ids', 0)):,}",
+                *(f"{int(figures.get(f'outcome_{name}', 0)):,}" for name in _OUTCOMES),
             )
-    console.print(table)
+    if table.row_count:
+        console.print(table)
     for stream, until in {row["stream"]: row["complete_until"] for row in found["progress"]}.items():
         known = f"up to {until:%Y-%m-%d %H:%M} UTC" if until and until.year > 1970 else "up to no hour yet"
         console.print(f"{stream}: rollups are complete {known}")
@@ -96,4 +101,4 @@ def _print(found: dict[str, Any]) -> None:
         if not worker["sink_available"]:
             console.print(f"worker {worker['pid']} waits for ClickHouse", style="bold")
     for problem in found["problems"]:
-        console.print(f"problem: {problem}", style="bold red", markup=False)
+        console.print(f"problem: {problem}", style="bold red", markup=False, soft_wrap=True)

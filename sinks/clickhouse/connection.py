@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ _PERMANENT = {
     349: "CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN",
     407: "DECIMAL_OVERFLOW",
 }
+
+_NO_CONNECTION = re.compile(r"HTTPS?ConnectionPool\(host='([^']*)', port=(\d+)\).*\[Errno -?\d+\] ([^\"')]*)")
 
 # The server acknowledges an insert only once its part is written, not when it is buffered; and it writes a block that it
 # has seen before, so that no rows written means that something is wrong.
@@ -144,6 +147,12 @@ def _arrow_stream(data: pa.Table, compression: str | None) -> pa.Buffer:
     return out.getvalue()
 
 
+def _told(error: ClickHouseError) -> str:
+    """The error's own words, or one line for what urllib3 says in five."""
+    found = _NO_CONNECTION.search(str(error))
+    return f"no connection to {found[1]}:{found[2]} ({found[3]})" if found else str(error)[:600]
+
+
 def _distrust(what: str, found: str) -> NoReturn:
     # A connection that breaks inside the head of an answer looks, to the client, like an empty answer with status 200.
     raise SinkUnavailable(f"ClickHouse: {what}: the answer is not whole: {found}")
@@ -155,7 +164,7 @@ def _translated(what: str) -> Iterator[None]:
         yield
     except ClickHouseError as error:
         code = error.code if isinstance(error, Error) else None
-        message = f"ClickHouse: {what}: {str(error)[:600]}"
+        message = f"ClickHouse: {what}: {_told(error)}"
         # The client itself refuses, without a server code, what it cannot even send.
         if code in _PERMANENT or (code is None and isinstance(error, ProgrammingError)):
             raise SinkRefused(message) from error

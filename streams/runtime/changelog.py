@@ -55,8 +55,8 @@ async def read_changelog(
         check_crcs=True,
         **client_settings,
     )
-    await consumer.start()
     try:
+        await consumer.start()
         tp = TopicPartition(topic, partition)
         consumer.assign([tp])
         await consumer.seek_to_beginning(tp)

@@ -85,8 +85,8 @@ class OwnersTail:
 
     async def _follow(self) -> None:
         consumer = AIOKafkaConsumer(isolation_level="read_committed", enable_auto_commit=False, **self._client_settings)
-        await consumer.start()
         try:
+            await consumer.start()
             tp = TopicPartition(OWNERS, 0)
             consumer.assign([tp])
             await consumer.seek_to_beginning(tp)

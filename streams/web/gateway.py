@@ -28,6 +28,9 @@ from streams.web.publisher import EventPublisher
 
 MODULES = (events.endpoints, status.endpoints)
 
+#: Asked every few seconds by supervisors: told at debug only.
+_PROBES = {"/api/health", "/api/ready", "/metrics"}
+
 log = structlog.get_logger(__name__)
 
 
@@ -99,7 +102,8 @@ def _observed(metrics: GatewayMetrics) -> Middleware:
                 seconds = time.perf_counter() - started
                 metrics.requests.labels(_known(request.method), route, outcome).inc()
                 metrics.request_seconds.labels(route).observe(seconds)
-                log.info(
+                tell = log.debug if route in _PROBES else log.info
+                tell(
                     "request",
                     method=request.method,
                     path=request.path,
