@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 PREFIX = "SLUICEWAY_"
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 class SettingError(ValueError):
@@ -60,7 +61,6 @@ class Settings:
     flush_interval_s: float = _s(0.5, "a partition's open fold is flushed at least this often, seconds")
     flush_rows: int = _s(100_000, "a partition is flushed early at this many accepted rows")
     flush_deadline_s: float = _s(8.0, "a flush at revoke or shutdown is abandoned past this, seconds")
-    fetch_max_records: int = _s(20_000, "most records of one fetch of one partition")
     transaction_timeout_s: float = _s(10.0, "Kafka's transaction time-out, seconds")
     session_timeout_s: float = _s(10.0, "Kafka's group session time-out, seconds")
     watchdog_s: float = _s(60.0, "a partition that stands still this long behind its end stops the worker, seconds")
@@ -96,7 +96,12 @@ class Settings:
         for name in ("flush_interval_s", "flush_deadline_s", "transaction_timeout_s", "session_timeout_s"):
             if getattr(self, name) <= 0:
                 raise SettingError(f"{PREFIX}{name.upper()} must be above 0")
-        for name in ("partitions", "replication_factor", "flush_rows", "fetch_max_records", "traffic_paths_max"):
+        if self.log_level.lower() not in LOG_LEVELS:
+            raise SettingError(f"{PREFIX}LOG_LEVEL={self.log_level!r} is none of {', '.join(LOG_LEVELS)}")
+        for name in ("gateway_port", "worker_port"):
+            if not 0 <= getattr(self, name) <= 65_535:
+                raise SettingError(f"{PREFIX}{name.upper()}={getattr(self, name)} is no port: 0 to 65535")
+        for name in ("partitions", "replication_factor", "flush_rows", "traffic_paths_max"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{PREFIX}{name.upper()} must be at least 1")
 
