@@ -103,7 +103,7 @@ class Connection:
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Sequence[Any]]:
         """The rows of one query; `parameters` fill `{name:Type}` placeholders."""
-        what = sql.strip().split("\n", 1)[0]
+        what = sql.strip().split("\n", 1)[0][:60]
         with _translated(what):
             answer = self._open().query(sql, parameters=dict(parameters or {}))
         rows: Sequence[Sequence[Any]] = answer.result_rows
