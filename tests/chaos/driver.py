@@ -22,7 +22,7 @@ from compose.settings import Settings
 from sinks.clickhouse.connection import Connection, Server
 from sinks.clickhouse.schema import migrate, shipped
 from tests.chaos.source import Feeder, Source
-from tests.chaos.truth import HOUR_MS, Key, Record, Sums, Truth
+from tests.chaos.truth import HOUR_MS, Key, Record, Sums, Truth, renamed
 from tests.chaos.workers import CHILD, Worker
 from tests.warehouse import new_database
 
@@ -32,9 +32,13 @@ SESSION_S = 2.0
 DRAIN_S = 90.0
 
 
+#: The range of made-up events: some hours, all within the lateness.
+SPAN_MS = 3 * HOUR_MS
+
+
 def made_up(seed: int, count: int, duplicates: float = 0.1) -> list[Record]:
     """`count` records of the last three hours, a tenth of them repeated."""
-    shape = Shape(end_ms=int(time.time() * 1000), span_ms=3 * HOUR_MS, duplicates=duplicates, disorder_ms=60_000)
+    shape = Shape(end_ms=int(time.time() * 1000), span_ms=SPAN_MS, duplicates=duplicates, disorder_ms=60_000)
     return [Record(key, value) for key, value in generate_events(seed, count, shape)]
 
 
@@ -56,18 +60,17 @@ class Run:
     settings: Settings
     source: Source
     warehouse: Any
+    command: Sequence[str]
     workers: list[Worker] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
-    def worker(
-        self, *, command: Sequence[str] = CHILD, revive: bool = True, start: bool = True, **settings: Any
-    ) -> Worker:
-        """A further worker, with settings of its own."""
+    def worker(self, *, command: Sequence[str] = (), revive: bool = True, **settings: Any) -> Worker:
+        """Start a further worker, with settings of its own."""
         name = f"worker-{len(self.workers)}"
         own = replace(self.settings, data_dir=self.folder / name, worker_port=free_port(), **settings)
-        made = Worker(name, own, command, revive)
+        made = Worker(name, own, command or self.command, revive)
         self.workers.append(made)
-        return made.start() if start else made
+        return made.start()
 
     def feeder(self, records: Sequence[Record], rate_s: float) -> Feeder:
         """Produces in the background, `rate_s` records a second."""
@@ -123,12 +126,15 @@ class Run:
         """Wait until everything produced is promised; seconds waited."""
         return self.until(lambda: self.drained(epoch), f"drained in epoch {epoch}", deadline_s)
 
-    def assert_exact(self, truth: Truth) -> None:
-        """Equal sums for every key, every id once; with merges stopped, and again after they ran."""
-        unmerged = differences(truth, self.found())
+    def assert_exact(self, truth: Truth, name: Callable[[str], str] = str) -> None:
+        """Equal sums for every key, every id once; with merges stopped, and again after they ran.
+
+        Paths are compared under the names that `name` gives them.
+        """
+        unmerged = differences(truth, self.found(), name)
         assert not unmerged, _told("with merges stopped", unmerged)
         self.merge()
-        merged = differences(truth, self.found())
+        merged = differences(truth, self.found(), name)
         assert not merged, _told("after merges", merged)
 
     def assert_committed(self) -> None:
@@ -158,11 +164,11 @@ class Run:
         return [name for (name,) in found]
 
 
-def differences(truth: Truth, found: Found) -> list[str]:
+def differences(truth: Truth, found: Found, name: Callable[[str], str] = str) -> list[str]:
     """What is not as it must be, one line each; empty when all is exact."""
-    wrong = [f"{key}: {found.stats.get(key)} instead of {sums}" for key, sums in truth.stats.items()
-             if found.stats.get(key) != sums]  # fmt: skip
-    wrong += [f"{key}: {sums} instead of nothing" for key, sums in found.stats.items() if key not in truth.stats]
+    want, have = renamed(truth.stats, name), renamed(found.stats, name)
+    keys = [*want, *(key for key in have if key not in want)]
+    wrong = [f"{key}: {have.get(key)} instead of {want.get(key)}" for key in keys if have.get(key) != want.get(key)]
     if found.ids != len(truth.ids):
         wrong.append(f"traffic_events: {found.ids} distinct ids instead of {len(truth.ids)}")
     if found.rows != found.ids:
@@ -175,8 +181,11 @@ def _told(when: str, wrong: list[str]) -> str:
 
 
 @contextmanager
-def chaos_run(stack: LocalStack, folder: Path, **settings: Any) -> Iterator[Run]:
-    """A run on an empty topic and an empty database, with merges stopped. Ends every worker, and deletes both."""
+def chaos_run(stack: LocalStack, folder: Path, command: Sequence[str] = CHILD, **settings: Any) -> Iterator[Run]:
+    """A run on an empty topic and an empty database, with merges stopped, whose workers are started by `command`.
+
+    Ends every worker, and deletes both.
+    """
     for server in stack.servers:
         server.start()
     own = stack.settings(**{"clickhouse_database": new_database(), **_QUICK, **settings})
@@ -192,7 +201,7 @@ def chaos_run(stack: LocalStack, folder: Path, **settings: Any) -> Iterator[Run]
         database=own.clickhouse_database,
         autogenerate_session_id=False,
     )
-    run = Run(stack, folder, own, source, warehouse)
+    run = Run(stack, folder, own, source, warehouse, command)
     try:
         run.stop_merges()
         yield run

@@ -15,9 +15,18 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Producer,
+    TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
 
 from tests.chaos.truth import Record
 from topics import specs
@@ -33,10 +42,14 @@ class Source:
     def __init__(self, bootstrap: str, partitions: int) -> None:
         self.bootstrap = bootstrap
         self.partitions = partitions
-        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
         self._reader = Consumer(
             {"bootstrap.servers": bootstrap, "group.id": "observer", "enable.auto.commit": False, "log_level": 0}
         )
+
+    @property
+    def _admin(self) -> AdminClient:
+        """A new one each time: librdkafka's asks a broker that was restarted in vain where the group's coordinator is."""
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
     def close(self) -> None:
         """Close the connections."""
@@ -53,9 +66,27 @@ class Source:
         new = NewTopic(spec.name, self.partitions, 1, config={**spec.configs, **configs})
         self._admin.create_topics([new])[spec.name].result(_TIMEOUT_S)
 
-    def delete(self) -> None:
-        """Delete the topic and return when the broker has forgotten it, or somebody has made it anew."""
+    def set_config(self, name: str, value: str) -> None:
+        """Change one setting of the topic."""
+        entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, specs.TRAFFIC_EVENTS, incremental_configs=[entry])
+        self._admin.incremental_alter_configs([resource])[resource].result(_TIMEOUT_S)
+
+    def make_anew(self) -> None:
+        """Delete the topic and make it again: an empty one of the same name, with another id."""
+        old = self.topic_id()
         self._delete([specs.TRAFFIC_EVENTS])
+        _until(lambda: self._made_after(old), "the topic was made anew")
+
+    def topic_id(self) -> str | None:
+        """The topic's id; None while it does not exist."""
+        asked = self._admin.describe_topics(TopicCollection([specs.TRAFFIC_EVENTS]))
+        try:
+            return str(asked[specs.TRAFFIC_EVENTS].result(_TIMEOUT_S).topic_id)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+            return None
 
     def delete_below(self, offset: int) -> None:
         """Remove every partition's records below `offset`, as retention does."""
@@ -80,6 +111,19 @@ class Source:
         at = [TopicPartition(specs.changelog_name(GROUP), p) for p in range(self.partitions)]
         return self._latest(at, IsolationLevel.READ_COMMITTED) != self._latest(at, IsolationLevel.READ_UNCOMMITTED)
 
+    def records(self, starts: Sequence[int], ends: Sequence[int]) -> list[Record]:
+        """What lies between these offsets, partition after partition."""
+        found: list[Record] = []
+        for partition, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            self._reader.assign([TopicPartition(specs.TRAFFIC_EVENTS, partition, start)])
+            while start < end:
+                for message in self._reader.consume(end - start, timeout=0.2):
+                    assert message.error() is None, message.error()
+                    found.append(Record(message.key(), message.value()))
+                    start = message.offset() + 1
+        self._reader.unassign()
+        return found
+
     def send(self, records: Sequence[Record], append_ms: Sequence[int] | None = None) -> None:
         """Produce all, keyed and placed as Java's client does, and return when Kafka has them."""
         with Feeder(self.bootstrap, records, append_ms=append_ms) as feeder:
@@ -88,6 +132,15 @@ class Source:
     def _latest(self, at: Sequence[TopicPartition], isolation: IsolationLevel) -> list[int]:
         asked = self._admin.list_offsets({tp: OffsetSpec.latest() for tp in at}, isolation_level=isolation)
         return [int(asked[tp].result(_TIMEOUT_S).offset) for tp in at]
+
+    def _made_after(self, old: str | None) -> bool:
+        try:
+            self.create()
+        except KafkaException as error:
+            # A worker may be quicker; the old one may still be on its way out.
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+        return self.topic_id() not in (old, None)
 
     def _group_deleted(self) -> bool:
         try:

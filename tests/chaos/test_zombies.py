@@ -8,33 +8,22 @@ from collections.abc import Callable
 import pytest
 
 from streams.runtime.worker import EXIT_FAILED
-from tests.chaos.driver import PARTITIONS, Run, made_up
+from tests.chaos.driver import Run, made_up
+from tests.chaos.scenarios import PASSAGE, freeze, overtake
 from tests.chaos.truth import Truth
-from tests.chaos.workers import Worker
 
 pytestmark = pytest.mark.stack
 
 #: Frozen before anything was written, with rows that are not sent yet, before the first and after the last record.
 UNSENT_TO_HALF_SENT = ("raw.before", "begin.before", "send.before", "send.after")
-#: Late enough that the take-over's own transactions, one a partition, are through.
-PASSAGE = 14
-
-
-def _freeze(run: Run, point: str) -> Worker:
-    """A worker of its own that freezes at `point` with several partitions, alone in the group."""
-    zombie = run.worker(faults=f"{point}=stop@{PASSAGE}", revive=False)
-    run.until(lambda: zombie.frozen, f"frozen at {point}")
-    return zombie
 
 
 def _zombie_wakes(run: Run, point: str) -> None:
-    zombie = _freeze(run, point)
-    heir = run.worker()
-    run.until(lambda: heir.owns() == set(range(PARTITIONS)), "another worker took over every partition")
-    before = run.source.committed()
-    run.until(lambda: all(a > b for a, b in zip(run.source.committed(), before, strict=True)), "and went on", 30)
+    zombie = freeze(run, point)
+    heir = overtake(run)
     zombie.signal(signal.SIGCONT)
     assert zombie.ended(deadline_s=30) == EXIT_FAILED, run.told()
+    assert heir.codes == [], "the rightful owner was not disturbed"
     heir.drain()
 
 
@@ -56,7 +45,7 @@ def test_a_zombie_is_fenced_and_nothing_is_counted_twice(new_run: Callable[..., 
 
 
 def test_a_transaction_that_kafka_timed_out_is_given_up(new_run: Callable[..., Run]) -> None:
-    run = new_run(transaction_timeout_s=2.0, session_timeout_s=20.0)
+    run = new_run(transaction_timeout_s=2.0, session_timeout_s=8.0)
     records = made_up(seed=22, count=20_000)
     worker = run.worker(faults=f"send.after=stop@{PASSAGE}")
     with run.feeder(records, rate_s=2_000) as feeder:
