@@ -6,7 +6,7 @@ response time. The changelog therefore grows with events, not with the size of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ U32 = npt.NDArray[np.uint32]
 F32 = npt.NDArray[np.float32]
 
 HOUR_MS = 3_600_000
+#: A heavier record is cut; the changelog's own limit lies well above.
+RECORD_BYTES = 700_000
 OTHER = "{other}"
 
 #: path, method, status class (1 to 5), the configured dimensions as name, value, name, value, ...: with their names,
@@ -82,6 +84,40 @@ def encode_delta(delta: Delta) -> bytes:
             delta.values.astype("<f4").tobytes(),
         )
     )
+
+
+def encode_pieces(delta: Delta) -> Iterator[bytes]:
+    """The delta as records of at most `RECORD_BYTES` that add up to it in order: a flood of long paths fits no record."""
+    value = encode_delta(delta)
+    atomic = len(delta.keys) == 1 and max(len(delta.hashes), len(delta.values)) < 2
+    if len(value) <= RECORD_BYTES or atomic:
+        yield value
+        return
+    for half in _halves(delta):
+        yield from encode_pieces(half)
+
+
+def _halves(delta: Delta) -> tuple[Delta, Delta]:
+    """Two deltas, cut between keys; of a single key, the second has what is left of its runs and no sums."""
+    keys, hashes, values = len(delta.keys) // 2, len(delta.hashes) // 2, len(delta.values) // 2
+    if keys:
+        hashes, values = int(delta.hash_counts[:keys].sum()), int(delta.value_counts[:keys].sum())
+        first = (delta.keys[:keys], delta.sums[:, :keys], delta.hash_counts[:keys], delta.value_counts[:keys])
+        second = (delta.keys[keys:], delta.sums[:, keys:], delta.hash_counts[keys:], delta.value_counts[keys:])
+    else:
+        first = (delta.keys, delta.sums, np.array([hashes]), np.array([values]))
+        second = (delta.keys, np.zeros_like(delta.sums), delta.hash_counts - hashes, delta.value_counts - values)
+    return (
+        _piece(delta, *first, slice(hashes), slice(values)),
+        _piece(delta, *second, slice(hashes, None), slice(values, None)),
+    )
+
+
+def _piece(
+    whole: Delta, keys: list[Key], sums: I64, hash_counts: I64, value_counts: I64, hashes: slice, values: slice
+) -> Delta:
+    runs = (hash_counts, whole.hashes[hashes], value_counts, whole.values[values])
+    return Delta(whole.hour, whole.version, keys, sums, *runs)
 
 
 def decode_delta(hour: int, value: bytes) -> Delta:

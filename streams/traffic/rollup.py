@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from streams.sketches.tdigest import TDigests
 from streams.sketches.uniq import UniqSets
-from streams.traffic.delta import HOUR_MS, I64, Delta, Key, decode_delta, encode_delta
+from streams.traffic.delta import HOUR_MS, I64, RECORD_BYTES, Delta, Key, decode_delta, encode_pieces
 from topics import rows as row_schemas
 
 DELTA = b"r"
@@ -29,9 +29,8 @@ _SNAPSHOT_KEY = struct.Struct(">ciI")
 
 #: An hour's deltas may weigh this much before a snapshot is considered, bytes.
 SNAPSHOT_AT_BYTES = 512 * 1024
-#: Keys of one snapshot chunk, and the bytes at which a chunk is cut.
+#: Keys of one snapshot chunk.
 _CHUNK_KEYS = 4096
-_CHUNK_BYTES = 700_000
 
 ChangelogRecord = tuple[bytes, bytes | None]
 #: Some keys: rows of hours.
@@ -117,7 +116,7 @@ class HourRollup:
         while first < len(self):
             rows = np.arange(first, min(first + size, len(self)))
             encoded = self._chunk(rows)
-            if len(encoded) > _CHUNK_BYTES and len(rows) > 1:
+            if len(encoded) > RECORD_BYTES and len(rows) > 1:
                 size = max(1, len(rows) // 2)
                 continue
             yield encoded
@@ -218,10 +217,10 @@ class Rollups:
             entry = self.logs.setdefault(delta.hour, _Log())
             if entry.delta_bytes > max(SNAPSHOT_AT_BYTES, 2 * entry.snapshot_bytes):
                 yield from self._snapshot(delta.hour, entry)
-            value = encode_delta(delta)
-            yield _DELTA_KEY.pack(DELTA, delta.hour, entry.next_delta), value
-            entry.next_delta += 1
-            entry.delta_bytes += len(value)
+            for value in encode_pieces(delta):
+                yield _DELTA_KEY.pack(DELTA, delta.hour, entry.next_delta), value
+                entry.next_delta += 1
+                entry.delta_bytes += len(value)
 
     def _snapshot(self, hour: int, entry: _Log) -> Iterator[ChangelogRecord]:
         """The hour's committed state in place of all its deltas so far: none is under way when a flush is sealed."""
