@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ from compose.settings import Settings, load
 from compose.worker import clickhouse
 from sinks.clickhouse.queries import progress
 from sinks.errors import SinkRefused, SinkUnavailable
-from streams.runtime.owners import current_owners
+from streams.runtime.owners import Owner, current_owners
 
 ASK_S = 2.0
 UNHEALTHY = 1
@@ -29,7 +30,8 @@ _OUTCOMES = ("accepted", "duplicate", "rerouted", "late", "dead")
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="as one JSON object")] = False) -> None:
-    """Show workers, partitions and progress. Exits 1 when Kafka, ClickHouse or an owner does not answer."""
+    """Show workers, partitions and progress. Exits 1 when Kafka, ClickHouse or a worker does not answer, or a partition has
+    no owner."""
     settings = load()
     set_up_logs(dataclasses.replace(settings, log_level="error"))  # what does not answer is told as a problem
     found = asyncio.run(_gather(settings))
@@ -58,10 +60,18 @@ async def _workers(settings: Settings, found: dict[str, Any]) -> None:
         for url, owned in owners.urls().items():
             try:
                 async with session.get(f"{url}/status") as answer:
-                    found["workers"].append({"url": url, **await answer.json()})
+                    worker = {"url": url, **await answer.json()}
             except (ClientError, TimeoutError):
-                names = ", ".join(f"{owner.stream}/{owner.partition}" for owner in owned)
-                found["problems"].append(f"the owner of {names} at {url} does not answer")
+                found["problems"].append(f"the owner of {_names(owned)} at {url} does not answer")
+                continue
+            found["workers"].append(worker)
+            held = {part["partition"] for part in worker["partitions"]}
+            if lost := [owner for owner in owned if owner.partition not in held]:
+                found["problems"].append(f"nobody holds {_names(lost)} now; the last to do so was {url}")
+
+
+def _names(owned: Sequence[Owner]) -> str:
+    return ", ".join(sorted(f"{owner.stream}/{owner.partition}" for owner in owned))
 
 
 async def _progress(settings: Settings, found: dict[str, Any]) -> None:
@@ -82,16 +92,15 @@ def _print(found: dict[str, Any]) -> None:
         table.add_column(name, no_wrap=True)
     for name in ("behind", "events", *_OUTCOMES[1:]):
         table.add_column(name, justify="right", no_wrap=True)
-    for worker in found["workers"]:
-        for part in worker["partitions"]:
-            figures = part["figures"]
-            table.add_row(
-                f"{worker['stream']}/{part['partition']}",
-                str(worker["pid"]),
-                "ready" if part["ready"] else "restoring",
-                f"{max(0, part['end'] - part['committed']):,}",
-                *(f"{int(figures.get(f'outcome_{name}', 0)):,}" for name in _OUTCOMES),
-            )
+    parts = [(worker, part) for worker in found["workers"] for part in worker["partitions"]]
+    for worker, part in sorted(parts, key=lambda found: (found[0]["stream"], found[1]["partition"])):
+        table.add_row(
+            f"{worker['stream']}/{part['partition']}",
+            str(worker["pid"]),
+            "ready" if part["ready"] else "restoring",
+            f"{max(0, part['end'] - part['committed']):,}",
+            *(f"{int(part['figures'].get(f'outcome_{name}', 0)):,}" for name in _OUTCOMES),
+        )
     if table.row_count:
         console.print(table)
     for stream, until in {row["stream"]: row["complete_until"] for row in found["progress"]}.items():
