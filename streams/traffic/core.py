@@ -32,6 +32,7 @@ from streams.traffic.columns import (
 )
 from streams.traffic.dedup import DedupIndex
 from streams.traffic.delta import HOUR_MS, Delta, PathCap, deltas
+from streams.traffic.lateness import Lateness
 from streams.traffic.rollup import DELTA, SNAPSHOT, ChangelogRecord, Rollups
 from streams.traffic.templates import template
 from topics.partitioning import partitions_of
@@ -67,9 +68,14 @@ class TrafficRules:
 
 
 class _Saved(msgspec.Struct):
-    """The fold's own record in the changelog: its clock, what ClickHouse holds, totals and numbers of id blocks."""
+    """The fold's own record in the changelog: its clock, what ClickHouse holds, totals and numbers of id blocks.
+
+    `newest_ms` is the latest time that any event accepted so far may bear.
+    """
 
     clock_ms: int
+    newest_ms: int
+    lateness: Lateness
     materialised: int
     totals: dict[str, int]
     blocks: dict[int, int]
@@ -83,7 +89,9 @@ class TrafficState:
     ids: DedupIndex
     rollups: Rollups
     cap: PathCap
+    lateness: Lateness
     clock_ms: int = 0
+    newest_ms: int = 0
     totals: Counter[str] = field(default_factory=Counter)
     blocks: dict[int, int] = field(default_factory=dict)
     expired: list[int] = field(default_factory=list)
@@ -107,7 +115,8 @@ class Sealed:
 
 def new_state(rules: TrafficRules, ids: DedupIndex) -> TrafficState:
     """An empty fold."""
-    return TrafficState(rules, ids, Rollups(rules.topic, rules.partition), PathCap(rules.paths_max))
+    lateness = Lateness(rules.lateness_h, rules.lateness_h)
+    return TrafficState(rules, ids, Rollups(rules.topic, rules.partition), PathCap(rules.paths_max), lateness)
 
 
 # -- step --------------------------------------------------------------------------------------------------------
@@ -126,6 +135,7 @@ def step(state: TrafficState, batch: Batch) -> TrafficState:
     if decoded.events:
         _judge(state, batch, decoded, clock)
     state.clock_ms = int(clock[-1])
+    state.newest_ms = max(state.newest_ms, state.clock_ms + state.rules.early_h * HOUR_MS)
     return state
 
 
@@ -136,7 +146,7 @@ def _judge(state: TrafficState, batch: Batch, decoded: Decoded, clock: I64) -> N
     timestamp = np.array([event.timestamp_ms for event in decoded.events], dtype=np.int64)
     astray = home != rules.partition
     early = ~astray & (timestamp > batch.append_ms[rows] + rules.early_h * HOUR_MS)
-    late = ~astray & (timestamp < clock[rows] - rules.lateness_h * HOUR_MS)
+    late = ~astray & (timestamp < state.lateness.oldest_ms(clock[rows]))
     if astray.any():
         _send_on(state, batch, decoded, astray, home)
     for name, refused in (("early", early), ("late", late)):
@@ -195,13 +205,13 @@ def _send_on(state: TrafficState, batch: Batch, decoded: Decoded, astray: Bools,
 def _refuse(
     state: TrafficState, batch: Batch, decoded: Decoded, refused: Bools, name: str, timestamp: I64, clock: I64
 ) -> None:
-    limit = state.rules.early_h if name == "early" else state.rules.lateness_h
     side = "ahead of its append time" if name == "early" else "behind the partition's clock"
     for i in np.flatnonzero(refused).tolist():
         row = int(decoded.rows[i])
         reference = int(batch.append_ms[row]) if name == "early" else int(clock[row])
-        off_h = abs(int(timestamp[i]) - reference) / HOUR_MS
-        _bury(state, batch, row, name, f"its time is {off_h:.1f} h {side}; {limit} h are allowed")
+        limit_ms = state.rules.early_h * HOUR_MS if name == "early" else reference - state.lateness.oldest_ms(reference)
+        off_h, limit_h = abs(int(timestamp[i]) - reference) / HOUR_MS, round(limit_ms / HOUR_MS, 1)
+        _bury(state, batch, row, name, f"its time is {off_h:.1f} h {side}; {limit_h:g} h are allowed")
         state.totals[name] += 1
 
 
@@ -253,7 +263,8 @@ def seal(state: TrafficState, next_offset: int, version: int) -> Flush:
 
 def _saved(state: TrafficState) -> bytes:
     totals = dict(sorted(state.totals.items()))
-    return msgspec.msgpack.encode(_Saved(state.clock_ms, state.materialised, totals, state.blocks))
+    clock = (state.clock_ms, state.newest_ms, state.lateness)
+    return msgspec.msgpack.encode(_Saved(*clock, state.materialised, totals, state.blocks))
 
 
 def _id_blocks(state: TrafficState) -> Iterator[ChangelogRecord]:
@@ -269,7 +280,7 @@ def _id_blocks(state: TrafficState) -> Iterator[ChangelogRecord]:
 
 
 def _closings(state: TrafficState, found: list[Delta]) -> Iterator[ChangelogRecord]:
-    first_open = (state.clock_ms - state.rules.lateness_h * HOUR_MS) // HOUR_MS
+    first_open = int(state.lateness.oldest_ms(state.clock_ms)) // HOUR_MS
     touched = {delta.hour for delta in found}  # their last deltas are not applied yet
     hours = [hour for hour in state.rollups.closable(first_open) if hour not in touched]
     for hour in hours:
@@ -296,7 +307,8 @@ def restore(state: TrafficState, records: Sequence[ChangelogRecord]) -> None:
             state.rollups.restore(key, value)
         elif kind == STATE_KEY and value is not None:
             saved = msgspec.msgpack.decode(value, type=_Saved)
-            state.clock_ms, state.materialised = saved.clock_ms, saved.materialised
+            state.clock_ms, state.newest_ms, state.lateness = saved.clock_ms, saved.newest_ms, saved.lateness
+            state.materialised = saved.materialised
             state.totals, state.blocks = Counter(saved.totals), saved.blocks
 
 
@@ -311,6 +323,7 @@ def _restore_ids(state: TrafficState, key: bytes, value: bytes | None) -> None:
 
 def restored(state: TrafficState) -> None:
     """End of a restore: forget what the clock has passed, and see what ClickHouse may lack."""
+    state.lateness = state.lateness.under(state.rules.lateness_h, state.clock_ms, state.newest_ms)
     state.expired += state.ids.expire(state.clock_ms // HOUR_MS)
     state.expired += [hour for hour in state.blocks if hour < state.clock_ms // HOUR_MS and hour not in state.expired]
     state.rollups.settle(state.materialised)
