@@ -1,0 +1,49 @@
+"""The bench itself, on few events: every system gives a line, and the full job counts rightly."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+RUN = [sys.executable, "-m", "compose.cli", "bench"]
+
+
+def lines_of(*arguments: str) -> list[dict[str, Any]]:
+    """The JSON lines of one run. It fails the test if anything but JSON is on standard output."""
+    done = subprocess.run([*RUN, *arguments, "--json"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_full_job_and_systems_beside_it_give_a_line_each() -> None:
+    found = {line["system"]: line for line in lines_of("traffic", "--quick", "--systems", "sluiceway,bare-dedup,faust")}
+    own, bare, faust = found["sluiceway"], found["bare loop"], found["Faust 0.15.3"]
+    assert own["events"] == own["ids"] == 100_000
+    assert 0 < own["cpu_s"] <= own["seconds"]
+    assert own["events_per_s"] > faust["events_per_s"] > 0
+    assert bare["cpu_us_per_event"] > 0
+    assert [line["events_per_s"] for line in found.values() if line.get("quoted")] == [57_000, 61_000]
+
+
+def test_repeated_events_are_read_but_held_once() -> None:
+    own = lines_of("traffic", "--events", "20000", "--duplicates", "0.2", "--systems", "sluiceway")[0]
+    assert own["events"] == 20_000
+    assert 15_000 < own["ids"] < 17_500
+
+
+def test_every_marker_of_a_latency_run_is_seen() -> None:
+    (found,) = lines_of("latency", "--rate", "500", "--seconds", "6")
+    assert found["markers"] >= 10
+    assert 0 < found["p50_s"] <= found["p99_s"] <= found["max_s"]
+
+
+def test_an_unknown_system_is_refused_by_name() -> None:
+    done = subprocess.run([*RUN, "traffic", "--systems", "sparks"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "sparks" in done.stderr and "bytewax" in done.stderr
