@@ -46,6 +46,7 @@ class Materialiser:
         self._faults = faults
         self._interval_s = interval_s
         self._partitions = partitions
+        self._round = asyncio.Lock()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -55,7 +56,12 @@ class Materialiser:
             await asyncio.sleep(max(0.02, self._interval_s - (time.monotonic() - started)))
 
     async def once(self) -> None:
-        """Write what has changed since the last time."""
+        """Write what has changed since the last time, once a round that is under way has ended: the promise that ends
+        a round holds for what the round itself began with."""
+        async with self._round:
+            await self._write()
+
+    async def _write(self) -> None:
         runners = [r for r in self._worker.runners.values() if r.ready.is_set()]
         # Taken before the rollups are built: what commits meanwhile is the next round's to promise.
         reached = [_Reached(r, r.epoch, r.flushed, r.fold.figures()) for r in runners]

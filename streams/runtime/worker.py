@@ -280,15 +280,15 @@ class StreamWorker:
         self._stopping = True
         deadline_s = self._config.flush_deadline_s
         drained = await asyncio.gather(*(runner.drain(deadline_s) for runner in self.runners.values()))
-        for task in background:
-            task.remove_done_callback(self._background_ended)
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
         try:
             async with asyncio.timeout(max(0.5, deadline_s - (time.monotonic() - started))):
                 await materialiser.once()
         except TimeoutError:
             log.info("rollups are written at the next start")
+        for task in background:
+            task.remove_done_callback(self._background_ended)
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await asyncio.gather(*(runner.close() for runner in self.runners.values()))
         try:
             async with asyncio.timeout(5):
