@@ -72,9 +72,9 @@ class Run:
         self.workers.append(made)
         return made.start()
 
-    def feeder(self, records: Sequence[Record], rate_s: float) -> Feeder:
+    def feeder(self, records: Sequence[Record], rate_s: float, **how: Any) -> Feeder:
         """Produces in the background, `rate_s` records a second."""
-        return Feeder(self.source.bootstrap, records, rate_s)
+        return Feeder(self.source.bootstrap, records, rate_s, **how)
 
     def until(self, true: Callable[[], bool], what: str, deadline_s: float = DRAIN_S) -> float:
         """Poll until `true`, starting dead workers again; seconds waited. Fails with what the workers logged."""

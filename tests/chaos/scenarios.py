@@ -9,19 +9,20 @@ from typing import Any
 from compose.local.generate import Shape, generate_events
 from streams.traffic.templates import template
 from tests.chaos.driver import Run, made_up
+from tests.chaos.source import JAVA
 from tests.chaos.truth import HOUR_MS, Record, Truth
 from tests.chaos.workers import Worker
 
 #: Late enough that the take-over's own transactions, one a partition, are through.
-PASSAGE = 14
+PASSAGE = 15
 
 
-def kill_at(run: Run, plan: str, seed: int, count: int, rate_s: float) -> None:
+def kill_at(run: Run, plan: str, seed: int, count: int, rate_s: float, partitioner: str = JAVA) -> None:
     """One worker dies at every point of the plan, while events come in."""
     records = made_up(seed, count)
     worker = run.worker(faults=plan)
     kills = len(worker.planned())
-    with run.feeder(records, rate_s) as feeder:
+    with run.feeder(records, rate_s, partitioner=partitioner) as feeder:
         run.until(lambda: worker.fired() == worker.planned(), "every planned kill happened", 20.0 * kills)
         under_load = not feeder.done
         feeder.finish()
@@ -29,7 +30,7 @@ def kill_at(run: Run, plan: str, seed: int, count: int, rate_s: float) -> None:
     run.assert_exact(Truth(records))
     run.assert_committed()
     assert worker.codes.count(-9) == kills
-    run.report("kills", seed=seed, events=count, kills=kills, under_load=under_load)
+    run.report("kills", placed_by=partitioner, seed=seed, events=count, kills=kills, under_load=under_load)
 
 
 def freeze(run: Run, point: str, **how: Any) -> Worker:
@@ -48,11 +49,11 @@ def overtake(run: Run) -> Worker:
     return heir
 
 
-def switch_templates_on(run: Run) -> None:
+def switch_templates_on(run: Run, scale: int = 1) -> None:
     """A worker dies with a flush that is written and not committed; its successor folds that flush by other rules."""
-    records = made_up(seed=61, count=20_000)
+    records = made_up(seed=61, count=20_000 * scale)
     worker = run.worker(faults="commit.before=kill@20", revive=False)
-    with run.feeder(records, rate_s=2_000) as feeder:
+    with run.feeder(records, rate_s=2_000 * scale) as feeder:
         run.until(lambda: not worker.running, "killed before a commit")
         worker.settings = replace(worker.settings, traffic_templates=True)
         worker.revive = True

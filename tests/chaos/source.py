@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +34,8 @@ from topics import specs
 
 GROUP = "sluiceway-traffic"
 TOPICS = (specs.TRAFFIC_EVENTS, specs.TRAFFIC_DEADLETTER, specs.changelog_name(GROUP), specs.OWNERS)
+#: Where Java's client, and where librdkafka by default, places a key.
+JAVA, CRC32 = "murmur2_random", "consistent_random"
 _TIMEOUT_S = 20.0
 
 
@@ -45,11 +48,6 @@ class Source:
         self._reader = Consumer(
             {"bootstrap.servers": bootstrap, "group.id": "observer", "enable.auto.commit": False, "log_level": 0}
         )
-
-    @property
-    def _admin(self) -> AdminClient:
-        """A new one each time: librdkafka's asks a broker that was restarted in vain where the group's coordinator is."""
-        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
     def close(self) -> None:
         """Close the connections."""
@@ -64,13 +62,13 @@ class Source:
         """Make the topic as the worker would, with other configs where given; replaces one that a worker made first."""
         spec = specs.source(specs.TRAFFIC_EVENTS, self.partitions, 168, 1_048_576)
         new = NewTopic(spec.name, self.partitions, 1, config={**spec.configs, **configs})
-        self._admin.create_topics([new])[spec.name].result(_TIMEOUT_S)
+        self._ask(lambda admin: admin.create_topics([new]))[spec.name].result()
 
     def set_config(self, name: str, value: str) -> None:
         """Change one setting of the topic."""
         entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
         resource = ConfigResource(ResourceType.TOPIC, specs.TRAFFIC_EVENTS, incremental_configs=[entry])
-        self._admin.incremental_alter_configs([resource])[resource].result(_TIMEOUT_S)
+        self._ask(lambda admin: admin.incremental_alter_configs([resource]))[resource].result()
 
     def make_anew(self) -> None:
         """Delete the topic and make it again: an empty one of the same name, with another id."""
@@ -80,9 +78,9 @@ class Source:
 
     def topic_id(self) -> str | None:
         """The topic's id; None while it does not exist."""
-        asked = self._admin.describe_topics(TopicCollection([specs.TRAFFIC_EVENTS]))
+        asked = self._ask(lambda admin: admin.describe_topics(TopicCollection([specs.TRAFFIC_EVENTS])))
         try:
-            return str(asked[specs.TRAFFIC_EVENTS].result(_TIMEOUT_S).topic_id)
+            return str(asked[specs.TRAFFIC_EVENTS].result().topic_id)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise
@@ -91,8 +89,8 @@ class Source:
     def delete_below(self, offset: int) -> None:
         """Remove every partition's records below `offset`, as retention does."""
         at = [TopicPartition(specs.TRAFFIC_EVENTS, p, offset) for p in range(self.partitions)]
-        for future in self._admin.delete_records(at).values():
-            future.result(_TIMEOUT_S)
+        for future in self._ask(lambda admin: admin.delete_records(at)).values():
+            future.result()
 
     def ends(self) -> list[int]:
         """The end offset of each partition."""
@@ -103,7 +101,8 @@ class Source:
         """The group's committed offset of each partition; -1001 for none."""
         at = [TopicPartition(specs.TRAFFIC_EVENTS, p) for p in range(self.partitions)]
         request = [ConsumerGroupTopicPartitions(GROUP, at)]
-        found = self._admin.list_consumer_group_offsets(request, require_stable=True)[GROUP].result(_TIMEOUT_S)
+        asked = self._ask(lambda admin: admin.list_consumer_group_offsets(request, require_stable=True))
+        found = asked[GROUP].result()
         return [int(tp.offset) for tp in sorted(found.topic_partitions, key=lambda tp: tp.partition)]
 
     def transaction_open(self) -> bool:
@@ -130,8 +129,9 @@ class Source:
             feeder.finish()
 
     def _latest(self, at: Sequence[TopicPartition], isolation: IsolationLevel) -> list[int]:
-        asked = self._admin.list_offsets({tp: OffsetSpec.latest() for tp in at}, isolation_level=isolation)
-        return [int(asked[tp].result(_TIMEOUT_S).offset) for tp in at]
+        latest = {tp: OffsetSpec.latest() for tp in at}
+        asked = self._ask(lambda admin: admin.list_offsets(latest, isolation_level=isolation))
+        return [int(asked[tp].result().offset) for tp in at]
 
     def _made_after(self, old: str | None) -> bool:
         try:
@@ -144,15 +144,24 @@ class Source:
 
     def _group_deleted(self) -> bool:
         try:
-            self._admin.delete_consumer_groups([GROUP])[GROUP].result(_TIMEOUT_S)
+            self._ask(lambda admin: admin.delete_consumer_groups([GROUP]))[GROUP].result()
         except KafkaException as error:
             return bool(error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND)
         return True
 
+    def _ask(self, ask: Callable[[AdminClient], dict[Any, Future[Any]]]) -> dict[Any, Future[Any]]:
+        """The answers of a client made for this question: an older one asks a broker that was restarted in vain where
+        the group's coordinator is."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        asked = ask(admin)
+        _, late = wait(asked.values(), _TIMEOUT_S)
+        assert not late, f"Kafka did not answer within {_TIMEOUT_S:.0f} s"
+        return asked
+
     def _delete(self, topics: Sequence[str]) -> None:
-        for future in self._admin.delete_topics(list(topics)).values():
+        for future in self._ask(lambda admin: admin.delete_topics(list(topics))).values():
             try:
-                future.result(_TIMEOUT_S)
+                future.result()
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise
@@ -170,6 +179,7 @@ class Feeder:
         records: Sequence[Record],
         rate_s: float | None = None,
         append_ms: Sequence[int] | None = None,
+        partitioner: str = JAVA,
     ) -> None:
         self._records = records
         self._append_ms = append_ms
@@ -179,7 +189,7 @@ class Feeder:
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap,
-                "partitioner": "murmur2_random",
+                "partitioner": partitioner,
                 "enable.idempotence": True,
                 "linger.ms": 5,
                 "compression.type": "lz4",

@@ -10,6 +10,7 @@ import pytest
 from streams.runtime.faults import POINTS
 from tests.chaos.driver import Run
 from tests.chaos.scenarios import kill_at
+from tests.chaos.source import CRC32
 
 pytestmark = pytest.mark.stack
 
@@ -25,6 +26,12 @@ def kill_plan(points: tuple[str, ...], seed: int) -> str:
 
 def test_kill_at_points_that_leave_different_things_behind(new_run: Callable[..., Run]) -> None:
     kill_at(new_run(), kill_plan(FEW, seed=1), seed=1, count=30_000, rate_s=1_000)
+
+
+def test_kill_while_misplaced_events_are_sent_on(new_run: Callable[..., Run]) -> None:
+    """Three in four records lie in another partition than their id's: each is sent on once, inside a transaction."""
+    plan = kill_plan(("send.after", "commit.before", "commit.after"), seed=3)
+    kill_at(new_run(), plan, seed=3, count=15_000, rate_s=1_000, partitioner=CRC32)
 
 
 @pytest.mark.long

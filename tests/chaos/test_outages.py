@@ -17,12 +17,12 @@ MB = 1 << 20
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
-def test_kafka_restarts_under_load(new_run: Callable[..., Run], crash: bool) -> None:
+def test_kafka_restarts_under_load(new_run: Callable[..., Run], scale: int, crash: bool) -> None:
     run = new_run()
-    records = made_up(seed=41, count=40_000)
+    records = made_up(seed=41, count=40_000 * scale)
     kafka = run.stack.kafka
     run.worker()
-    with run.feeder(records, rate_s=3_000) as feeder:
+    with run.feeder(records, rate_s=3_000 * scale) as feeder:
         run.until(lambda: min(run.source.committed()) > 500, "under load")
         under_load = not feeder.done
         kafka.kill() if crash else kafka.stop()
@@ -35,13 +35,12 @@ def test_kafka_restarts_under_load(new_run: Callable[..., Run], crash: bool) -> 
     run.report(f"Kafka {'killed' if crash else 'stopped'}", events=len(records))
 
 
-@pytest.mark.parametrize("count, seconds", [(60_000, 5), pytest.param(200_000, 20, marks=pytest.mark.long)])
-def test_clickhouse_refuses(new_run: Callable[..., Run], count: int, seconds: int) -> None:
-    records = made_up(seed=42, count=count)
+def test_clickhouse_refuses(new_run: Callable[..., Run], scale: int) -> None:
+    records, seconds = made_up(seed=42, count=60_000 * scale), 4 * scale
     run = new_run(flush_rows=4_000)
     with FaultProxy(run.stack.clickhouse.port) as proxy:
         worker = run.worker(clickhouse_url=proxy.url)
-        with run.feeder(records, rate_s=2_000) as feeder:
+        with run.feeder(records, rate_s=2_000 * scale) as feeder:
             run.until(lambda: min(run.source.committed()) > 500, "under load")
             proxy.refuse()
             run.until(lambda: not worker.status()["sink_available"], "the worker noticed")
@@ -55,7 +54,7 @@ def test_clickhouse_refuses(new_run: Callable[..., Run], count: int, seconds: in
     assert worker.codes == [], "a sink that is away is waited for"
     assert peak - before < 300 * MB
     figures = {"rss_mb": before // MB, "rss_mb_peak": peak // MB, "caught_up_s": round(waited, 1)}
-    run.report("ClickHouse refused", events=count, refused_s=seconds, **figures)
+    run.report("ClickHouse refused", events=len(records), refused_s=seconds, **figures)
 
 
 def _peak_rss(run: Run, seconds: float) -> int:
@@ -71,12 +70,12 @@ def _peak_rss(run: Run, seconds: float) -> int:
     return peak
 
 
-def test_clickhouse_loses_answers_of_inserts_it_stored(new_run: Callable[..., Run]) -> None:
-    records = made_up(seed=43, count=30_000)
+def test_clickhouse_loses_answers_of_inserts_it_stored(new_run: Callable[..., Run], scale: int) -> None:
+    records = made_up(seed=43, count=40_000 * scale)
     run = new_run()
     with FaultProxy(run.stack.clickhouse.port) as proxy:
         worker = run.worker(clickhouse_url=proxy.url)
-        with run.feeder(records, rate_s=3_000) as feeder:
+        with run.feeder(records, rate_s=3_000 * scale) as feeder:
             for table in (b"traffic_events_rows", b"path_stats_hourly_rows", b"stream_progress_rows"):
                 run.until(lambda: min(run.source.committed()) > 0, "under load")
                 done = proxy.cuts + 4

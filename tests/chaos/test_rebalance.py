@@ -24,12 +24,12 @@ def _join_and_leave(run: Run, first: Worker) -> float:
     return round(seconds, 1)
 
 
-def test_a_second_worker_joins_and_leaves_three_times(new_run: Callable[..., Run]) -> None:
+def test_a_second_worker_joins_and_leaves_three_times(new_run: Callable[..., Run], scale: int) -> None:
     run = new_run()
-    records = made_up(seed=31, count=40_000)
+    records = made_up(seed=31, count=40_000 * scale)
     first = run.worker()
     drains = []
-    with run.feeder(records, rate_s=1_500) as feeder:
+    with run.feeder(records, rate_s=1_500 * scale) as feeder:
         for _ in range(3):
             run.until(lambda: first.owns() == EVERY, "the first worker owns every partition")
             drains.append(_join_and_leave(run, first))
@@ -41,11 +41,11 @@ def test_a_second_worker_joins_and_leaves_three_times(new_run: Callable[..., Run
     run.report("joins and leaves", events=len(records), drains_s=drains)
 
 
-def test_sigterm_under_load_drains_and_commits(new_run: Callable[..., Run]) -> None:
+def test_sigterm_under_load_drains_and_commits(new_run: Callable[..., Run], scale: int) -> None:
     run = new_run(flush_interval_s=0.5)
-    records = made_up(seed=32, count=60_000)
+    records = made_up(seed=32, count=60_000 * scale)
     worker = run.worker()
-    with run.feeder(records, rate_s=6_000) as feeder:
+    with run.feeder(records, rate_s=6_000 * scale) as feeder:
         run.until(lambda: worker.owns() == EVERY and min(run.source.committed()) > 500, "under load")
         under_load = not feeder.done
         code, seconds = worker.drain()

@@ -12,8 +12,8 @@ from tests.chaos.driver import Run
 pytestmark = pytest.mark.stack
 
 
-def test_templates_switched_on_in_the_middle(new_run: Callable[..., Run]) -> None:
-    scenarios.switch_templates_on(new_run())
+def test_templates_switched_on_in_the_middle(new_run: Callable[..., Run], scale: int) -> None:
+    scenarios.switch_templates_on(new_run(), scale)
 
 
 def test_ids_are_remembered_for_as_long_as_they_can_be_accepted(new_run: Callable[..., Run]) -> None:

@@ -19,11 +19,11 @@ def _mixed(new: list[Record], old: list[Record]) -> list[Record]:
     return [record for pair in zip(new, old[::10] + [None] * len(new), strict=False) for record in pair if record]
 
 
-def test_a_topic_made_anew_while_read_and_while_not(new_run: Callable[..., Run]) -> None:
+def test_a_topic_made_anew_while_read_and_while_not(new_run: Callable[..., Run], scale: int) -> None:
     run = new_run()
-    first = made_up(seed=51, count=10_000)
-    second = _mixed(made_up(seed=52, count=6_000), first)
-    third = _mixed(made_up(seed=53, count=20_000), first + second)
+    first = made_up(seed=51, count=10_000 * scale)
+    second = _mixed(made_up(seed=52, count=6_000 * scale), first)
+    third = _mixed(made_up(seed=53, count=20_000 * scale), first + second)
     run.source.send(first)
     worker = run.worker()
     run.wait_drained(epoch=1)
@@ -45,10 +45,12 @@ def test_a_topic_made_anew_while_read_and_while_not(new_run: Callable[..., Run])
     run.report("topic made anew", events=len(first + second + third), epochs=3)
 
 
-def test_a_topic_made_anew_under_a_worker_that_reads_on_at_its_old_position(new_run: Callable[..., Run]) -> None:
+def test_a_topic_made_anew_under_a_worker_that_reads_on_at_its_old_position(
+    new_run: Callable[..., Run], scale: int
+) -> None:
     """The frozen worker finds the new topic longer than its cursor, and ids beyond it that also lie before it."""
-    run = new_run(session_timeout_s=20.0)
-    first, second = made_up(seed=54, count=4_000), made_up(seed=55, count=8_000)
+    run = new_run(session_timeout_s=8.0)
+    first, second = made_up(seed=54, count=4_000 * scale), made_up(seed=55, count=8_000 * scale)
     run.source.send(first)
     worker = run.worker()
     run.wait_drained(epoch=1)

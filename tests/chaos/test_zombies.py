@@ -27,13 +27,11 @@ def _zombie_wakes(run: Run, point: str) -> None:
     heir.drain()
 
 
-@pytest.mark.parametrize(
-    "points", [UNSENT_TO_HALF_SENT[0::3], pytest.param(UNSENT_TO_HALF_SENT, marks=pytest.mark.long)]
-)
-def test_a_zombie_is_fenced_and_nothing_is_counted_twice(new_run: Callable[..., Run], points: tuple[str, ...]) -> None:
+def test_a_zombie_is_fenced_and_nothing_is_counted_twice(new_run: Callable[..., Run], scale: int) -> None:
     run = new_run()
-    records = made_up(seed=21, count=12_000 * len(points))
-    with run.feeder(records, rate_s=1_000) as feeder:
+    points = UNSENT_TO_HALF_SENT if scale > 1 else UNSENT_TO_HALF_SENT[::3]
+    records = made_up(seed=21, count=12_000 * scale * len(points))
+    with run.feeder(records, rate_s=1_000 * scale) as feeder:
         for point in points:
             _zombie_wakes(run, point)
         feeder.finish()
@@ -44,11 +42,11 @@ def test_a_zombie_is_fenced_and_nothing_is_counted_twice(new_run: Callable[..., 
     run.report("zombies", events=len(records), zombies=len(points))
 
 
-def test_a_transaction_that_kafka_timed_out_is_given_up(new_run: Callable[..., Run]) -> None:
+def test_a_transaction_that_kafka_timed_out_is_given_up(new_run: Callable[..., Run], scale: int) -> None:
     run = new_run(transaction_timeout_s=2.0, session_timeout_s=8.0)
-    records = made_up(seed=22, count=20_000)
+    records = made_up(seed=22, count=20_000 * scale)
     worker = run.worker(faults=f"send.after=stop@{PASSAGE}")
-    with run.feeder(records, rate_s=2_000) as feeder:
+    with run.feeder(records, rate_s=2_000 * scale) as feeder:
         run.until(lambda: worker.frozen, "frozen in a transaction")
         assert run.source.transaction_open()
         run.until(lambda: not run.source.transaction_open(), "Kafka aborted the transaction", 30)
