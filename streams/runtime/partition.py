@@ -4,13 +4,14 @@ Take-over: (1) start the transactional producer, which fences every earlier owne
 its end, which no one else can move any more; (3) decide where the fold stands (`takeover`); (4) commit a first
 transaction with the raised term; (5) read the source from the cursor.
 
-Flush: (1) `seal` encodes what the flush writes before any later record is folded; (2) raw rows go to ClickHouse, keyed by
-source coordinates, so that writing them again changes nothing; (3) the topic is checked to be still the same one;
-(4) changelog records, output records and the source offset are committed in one transaction; (5) only then does the fold
-treat the flush as committed, and rollups are written from that state.
+Flush: (1) `seal` encodes what the flush writes before any later record is folded; (2) the topic is checked to be still
+the same one, so that every record in the flush came from it: rows of a topic made anew, read on from a cursor of the old
+one, would stay in ClickHouse; (3) raw rows go there, keyed by source coordinates, so that writing them again changes
+nothing; (4) changelog records, output records and the source offset are committed in one transaction; (5) only then does
+the fold treat the flush as committed, and rollups are written from that state.
 
 A flush is never retried from memory. If its transaction fails, or its outcome is unknown, `fail` ends the process, and
-the successor restores what was really committed. Only step 2 is retried, by the sink, before anything was promised.
+the successor restores what was really committed. Only step 3 is retried, by the sink, before anything was promised.
 """
 
 from __future__ import annotations
@@ -285,10 +286,11 @@ class PartitionRunner:
     async def _flush(self, flush: Flush) -> None:
         started = time.monotonic()
         try:
-            await self._write_rows(flush)
             await self._check_topic()
+            await self._write_rows(flush)
             assert self.meta is not None
             meta = Meta(self.meta.topic_id, self.meta.partitions, self.meta.epoch, self.meta.term, flush.next_offset)
+            self.stage = "keeping dead letters"
             emits = [*flush.emits, *await self._context.dead_letters.emits(flush.dead)]
             seconds = await self._commit(meta, emits, flush)
         except asyncio.CancelledError as error:
