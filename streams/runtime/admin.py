@@ -146,6 +146,7 @@ class IdentityGuard:
         now = time.monotonic()
         async with self._lock:
             if self._identity is None or self._asked_at < now:
-                self._asked_at = time.monotonic()
-                self._identity = await self._admin.identify(self._topic)
+                asked_at = time.monotonic()
+                # Both at once: a question that fails or is given up must not make an older answer look new.
+                self._identity, self._asked_at = await self._admin.identify(self._topic), asked_at
             return self._identity
