@@ -59,12 +59,14 @@ def test_a_question_without_an_answer_is_asked_again_by_those_who_waited(given_u
     async def scenario() -> None:
         topics: Any = _Topics(OLD, *([] if given_up else [TimeoutError()]), NEW)
         guard = IdentityGuard(topics, "t")
-        topics.gate.release()
-        assert await guard.current() == OLD
-        failing, flush = asyncio.create_task(guard.current()), asyncio.create_task(guard.current())
+        earlier, failing, flush = [asyncio.create_task(guard.current()) for _ in range(3)]
         await _settle()
+        topics.gate.release()
+        await _settle()
+        assert earlier.result() == OLD
         if given_up:
             failing.cancel()
+        await _settle()
         topics.gate.release()
         topics.gate.release()
         assert await flush == NEW
