@@ -29,7 +29,7 @@ from streams.traffic.runs import (
 from streams.traffic.spill import Rewrite, SpilledRun, SpillFolder, SpillFull
 
 # Runs of like size that are merged at once: more make fewer merges and more runs to look in.
-_FAN_IN = 4
+_FAN_IN = 3
 # A merge in memory takes about 25 ns an id and the fold waits for it, so runs stop growing here (0.1 s).
 _FULL_RUN_IDS = 1 << 22
 # Files are merged a few ids at a time, this many for each id added: more than the number of times an id is rewritten.
@@ -226,7 +226,7 @@ class DedupIndex:
     def _drop_expired(self) -> None:
         floor = self._floor()
         kept = [(run, run.live(floor)) for run in self._recent]
-        # An eighth of dead ids keeps 19 bytes an id under 22.
+        # An eighth of dead ids keeps 20.5 bytes an id under 24.
         self._recent = [run if live * 8 >= len(run) * 7 else merge([run], floor) for run, live in kept if live]
         busy = self._rewrite.sources if self._rewrite is not None else []
         self._replace_spilled([run for run in self._spilled if not run.live(floor) and run not in busy])
@@ -238,7 +238,7 @@ class DedupIndex:
         """Hours as 16-bit offsets from a base, which the first id held sets."""
         if self._floor_hour is not None:
             hours = np.maximum(hours, self._floor_hour)
-        if self._base is None:
+        if self._base is None or not self._runs():
             self._base = int(hours[0]) - _MAX_CODE // 2
         codes = hours - self._base
         if int(codes.min()) < 0 or int(codes.max()) > _MAX_CODE:
@@ -260,8 +260,8 @@ class DedupIndex:
 
 
 def _like_sized(runs: Sequence[_R], most_ids: int | None) -> list[_R]:
-    """The smallest runs up to and with `_FAN_IN` of like size, or none; no run that makes more than `most_ids` of them."""
-    by_size = sorted((run for run in runs if most_ids is None or len(run) * _FAN_IN <= most_ids), key=len)
+    """The smallest runs up to and with `_FAN_IN` of like size, or none; no run above half of `most_ids`."""
+    by_size = sorted((run for run in runs if most_ids is None or len(run) * 2 <= most_ids), key=len)
     for stop in range(_FAN_IN, len(by_size) + 1):
         if len(by_size[stop - 1]) <= _FAN_IN * len(by_size[stop - _FAN_IN]):
             return by_size[:stop]

@@ -231,6 +231,8 @@ def test_a_torn_block_is_refused() -> None:
 
 def test_hours_too_far_apart_are_refused_and_change_nothing() -> None:
     index = DedupIndex(memory_bytes=1 << 20, spill=None)
+    with pytest.raises(ValueError, match="years away"):
+        index.add(hashes(1, 2), np.array([900_000, 480_000]))
     index.add(hashes(1, 10), np.full(10, 480_000))
     with pytest.raises(ValueError, match="years away"):
         index.add(hashes(2, 10), np.full(10, 600_000))
