@@ -86,12 +86,6 @@ class Materialiser:
         except KafkaError as error:
             log.info("no progress reported while Kafka is away", error=repr(error))
             return
-        for at in reached:
-            runner = at.runner
-            runner.log_end = ends[runner.partition]
-            runner.metrics.lags(max(0, runner.log_end - runner.expected), max(0, runner.log_end - runner.flushed))
-            runner.metrics.figures(at.figures)
-        self._worker.metrics.sink_available.labels(self._worker.stream).set(float(self._worker.sink_available))
         rows = [self._row(at, ends[at.runner.partition], checked_ms) for at in reached]
         await self._sink.insert("stream_progress_rows", pa.Table.from_pylist(rows, row_schemas.STREAM_PROGRESS))
 

@@ -54,9 +54,13 @@ class StreamMetrics:
         return PartitionMetrics(self, partition)
 
     def forget(self, partition: int) -> None:
-        """Drop the gauges of a partition that moved elsewhere."""
-        for gauge in (self.read_lag, self.commit_lag):
-            gauge.remove(self.stream, str(partition))
+        """Drop the gauges of a partition that moved elsewhere: its new owner tells them."""
+        for gauge in (self.read_lag, self.commit_lag, self.outcomes, self.state):
+            gauge.remove_by_labels({"stream": self.stream, "partition": str(partition)})
+
+    def sink(self, available: bool) -> None:
+        """Whether the sink takes writes."""
+        self.sink_available.labels(self.stream).set(float(available))
 
 
 class PartitionMetrics:

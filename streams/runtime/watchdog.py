@@ -1,4 +1,5 @@
-"""Stops the worker when a partition stands still although it could go on, or when its log was changed underneath it.
+"""Measures how far each partition is behind, and stops the worker when one stands still although it could go on, or when
+its log was changed underneath it.
 
 Committed position against the log's end is the only thing it trusts. It is patient while the broker or the sink is away,
 since then nothing can move, and while a partition is still restoring.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,6 +19,7 @@ from confluent_kafka import KafkaException
 from streams.runtime.takeover import LogLost
 
 if TYPE_CHECKING:
+    from streams.runtime.partition import PartitionRunner
     from streams.runtime.worker import StreamWorker
 
 log = structlog.get_logger(__name__)
@@ -34,11 +37,14 @@ class Watchdog:
         self._patience_s = patience_s
         self._every_s = every_s
         self._moved: dict[int, tuple[int, float]] = {}
+        self._measured: set[int] = set()
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
             await asyncio.sleep(self._every_s)
+            # Here and not where rows are written: that waits while the sink is away, which is when someone looks.
+            self._worker.metrics.sink(self._worker.sink_available)
             try:
                 await self._look()
             except (KafkaError, KafkaException) as error:
@@ -47,11 +53,13 @@ class Watchdog:
 
     async def _look(self) -> None:
         runners = {p: r for p, r in self._worker.runners.items() if r.ready.is_set()}
+        self._forget(self._measured - runners.keys())
         if not runners:
             return
         identity = await self._worker.identity()
         starts = await self._worker.log_starts(list(runners))
         ends = await self._worker.log_ends(list(runners))
+        self._measure(runners, ends)
         for partition, runner in runners.items():
             where = f"{self._worker.source}[{partition}]"
             if runner.meta is not None and runner.meta.topic_id != identity:
@@ -65,6 +73,18 @@ class Watchdog:
                     "watchdog", LogLost(f"{where} ends at {ends[partition]}, before the commit {runner.flushed}")
                 )
             self._judge(partition, runner.flushed, ends[partition], runner.doing)
+
+    def _measure(self, runners: Mapping[int, PartitionRunner], ends: Mapping[int, int]) -> None:
+        for partition, runner in runners.items():
+            runner.log_end = end = ends[partition]
+            runner.metrics.lags(max(0, end - runner.expected), max(0, end - runner.flushed))
+            runner.metrics.figures(runner.fold.figures())
+        self._measured |= runners.keys()
+
+    def _forget(self, partitions: set[int]) -> None:
+        for partition in partitions:
+            self._worker.metrics.forget(partition)
+        self._measured -= partitions
 
     def _judge(self, partition: int, flushed: int, end: int, doing: str) -> None:
         now = time.monotonic()
