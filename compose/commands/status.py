@@ -77,8 +77,11 @@ def _names(owned: Sequence[Owner]) -> str:
 async def _progress(settings: Settings, found: dict[str, Any]) -> None:
     sink = clickhouse(settings)
     try:
-        for row in await progress(sink):
-            found["progress"].append({name: getattr(row, name) for name in row.__dataclass_fields__})
+        async with asyncio.timeout(10):
+            rows = await progress(sink)
+        found["progress"] = [{name: getattr(row, name) for name in row.__dataclass_fields__} for row in rows]
+    except TimeoutError:
+        found["problems"].append(f"ClickHouse at {settings.clickhouse_url} does not answer")
     except (SinkRefused, SinkUnavailable) as error:
         found["problems"].append(str(error))
     finally:
