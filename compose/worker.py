@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import signal
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from compose.kafka import kafka_access
 from compose.settings import SettingError, Settings
 from sinks.clickhouse.connection import Server
 from sinks.clickhouse.sink import ClickHouseSink
+from sinks.objects import Bucket, BucketAddress
 from streams.runtime.faults import Faults
 from streams.runtime.partition import RuntimeLimits
 from streams.runtime.transport import FetchLimits
@@ -68,6 +70,19 @@ def clickhouse(settings: Settings) -> ClickHouseSink:
     )
 
 
+def bucket(settings: Settings) -> Bucket:
+    """The bucket of all objects; made inside a running event loop."""
+    return Bucket(
+        BucketAddress(
+            settings.s3_endpoint,
+            settings.s3_bucket,
+            settings.s3_access_key,
+            settings.s3_secret_key,
+            settings.s3_region,
+        )
+    )
+
+
 def worker_config(settings: Settings) -> WorkerConfig:
     """The runtime's part of the settings."""
     return WorkerConfig(
@@ -94,6 +109,10 @@ def run_stream(name: str, settings: Settings) -> None:
     """Run one stream in this process until SIGTERM or SIGINT."""
     # `kill -USR1` prints where every thread stands.
     faulthandler.register(signal.SIGUSR1)
+    # Batches are many small objects that die young and hold no cycles: collecting at Python's default pace looks at
+    # everything a fold holds many times a second.
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 100)
     asyncio.run(_run(name, settings))
 
 
@@ -102,7 +121,7 @@ async def _run(name: str, settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    sink = clickhouse(settings)
+    sink, objects = clickhouse(settings), bucket(settings)
     try:
         migrated = asyncio.create_task(sink.migrate(settings.traffic_hot_days))
         stopped = asyncio.create_task(stop.wait())
@@ -112,6 +131,7 @@ async def _run(name: str, settings: Settings) -> None:
             return
         migrated.result()
         faults = Faults(settings.faults, settings.data_dir / "faults")
-        await StreamWorker(STREAMS[name](settings), worker_config(settings), sink, None, faults).run(stop)
+        await StreamWorker(STREAMS[name](settings), worker_config(settings), sink, objects, faults).run(stop)
     finally:
+        await objects.close()
         await sink.close()

@@ -37,6 +37,10 @@ class _Reached:
     figures: Mapping[str, float]
 
 
+#: The longest pause between rounds of a worker under load, seconds.
+LOADED_PAUSE_S = 2.0
+
+
 class Materialiser:
     """Writes changed rollups of all partitions of a worker at most once an interval, then the progress they make."""
 
@@ -53,7 +57,9 @@ class Materialiser:
         while True:
             started = time.monotonic()
             await self.once()
-            await asyncio.sleep(max(0.02, self._interval_s - (time.monotonic() - started)))
+            busy_s = time.monotonic() - started
+            # Under load a round writes each key once for many flushes; twice its own time apart, it leaves room to fold.
+            await asyncio.sleep(max(0.02, self._interval_s - busy_s, min(2 * busy_s, LOADED_PAUSE_S)))
 
     async def once(self) -> None:
         """Write what has changed since the last time, once a round that is under way has ended: the promise that ends
