@@ -112,7 +112,7 @@ def run_stream(name: str, settings: Settings) -> None:
     # Batches are many small objects that die young and hold no cycles: collecting at Python's default pace looks at
     # everything a fold holds many times a second.
     gc.freeze()
-    gc.set_threshold(200_000, 20, 100)
+    gc.set_threshold(20_000, 20, 100)
     asyncio.run(_run(name, settings))
 
 

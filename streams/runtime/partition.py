@@ -32,7 +32,7 @@ from streams.runtime.deadletters import DeadLetters
 from streams.runtime.faults import Faults
 from streams.runtime.fold import Fold, Position, RowSink
 from streams.runtime.metrics import PartitionMetrics
-from streams.runtime.takeover import LogBounds, LogLost, begin
+from streams.runtime.takeover import LogBounds, LogLost, begin, check_count
 from streams.runtime.transactions import PartitionProducer
 from topics.records import Batch, Emit, Flush
 
@@ -44,8 +44,8 @@ class RuntimeLimits:
     """When to flush and how much to hold. Rows are records folded since the last seal."""
 
     flush_interval_s: float = 0.5
-    flush_rows: int = 100_000
-    inbox_batches: int = 4
+    flush_rows: int = 60_000
+    inbox_batches: int = 2
     transaction_timeout_s: float = 10.0
     accept_loss: bool = False
 
@@ -323,6 +323,7 @@ class PartitionRunner:
         assert self.meta is not None
         if identity.topic_id != self.meta.topic_id:
             raise LogLost(f"{self._context.source} was made anew while it was read; starting again on the new topic")
+        check_count(self.meta, identity, self._context.source)
 
     async def _commit(self, meta: Meta, emits: list[Emit], flush: Flush | None = None) -> float:
         """One transaction; returns its seconds."""
