@@ -34,7 +34,7 @@ class Record:
     headers: Headers = ()
 
 
-def event(event_id: str = "e", timestamp_ms: int = DAY_MS, **fields: Any) -> bytes:
+def event(event_id: str | None = "e", timestamp_ms: int = DAY_MS, **fields: Any) -> bytes:
     """A valid event's JSON; `fields` replace the plain ones, and None leaves one out."""
     plain = {
         "event_id": event_id,

@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A stretch of the log that no client can decode (a corrupt compressed batch): its offsets, bytes and error."""
+    """A stretch of the log that no client can decode (a corrupt compressed batch): its offsets, bytes and error.
+
+    `data` is the whole broker batch in which it lies, as it was sent.
+    """
 
     first_offset: int
     next_offset: int
+    append_ms: int
     data: bytes
     error: str
 
@@ -71,6 +75,12 @@ class Emit:
     value: bytes | None
     headers: Headers = ()
     partition: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of key, value and headers, before any compression."""
+        headers = sum(len(name.encode()) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from compose.local.errors import LocalStackError
 from compose.local.server import Server
 
 SHUTDOWN_DEADLINE_S = 5.0
@@ -47,6 +48,12 @@ class ClickHouse(Server):
         return f"http://127.0.0.1:{self.port}"
 
     def _launch(self, deadline_s: float) -> None:
+        if "?" in str(self.folder):
+            # The engine takes what follows for options, and would write beside the folder.
+            raise LocalStackError(
+                f"ClickHouse's engine cannot keep data in {self.folder}: a question mark is in the name. Choose another "
+                "folder with SLUICEWAY_DATA_DIR."
+            )
         argv = [sys.executable, "-m", "compose.local.clickhouse", "--path", str(self.folder), "--port", str(self.port)]
         # The password goes through a pipe: a command line is for every user of the machine to read.
         self._run([*argv, "--user", self._user], deadline_s, stdin=self._password.encode())
@@ -98,7 +105,7 @@ async def _serve(path: Path, host: str, port: int, user: str, password: str) -> 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    engine = Engine(path / "data")
+    engine = Engine(path / "data", path)
     app = application(engine, Account(user, password), path)
     runner = web.AppRunner(
         app,

@@ -35,12 +35,16 @@ class SyntaxRefused(ValueError):
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement. `data_at` is where an INSERT's data begins in the text that was parsed; None where none follows."""
+    """One statement. Of an INSERT with data, `sql` ends before the SETTINGS and FORMAT clauses, which are apart.
+
+    `data_at` is where its data begins in the text that was parsed; None where none follows.
+    """
 
     kind: Literal["insert", "read", "answer", "set", "other"]
     sql: str
     format: str | None = None
     data_at: int | None = None
+    settings: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,15 +82,22 @@ def parse(source: IO[bytes]) -> Statement:
 
 def _insert(head: bytes, tokens: Iterator[_Token]) -> Statement | None:
     """An INSERT whose data follows it in a named format; None for one that the engine reads as a whole."""
+    settings_at: int | None = None
+    before = [_Token(b"", 0, 0)] * 2
     for token in tokens:
         if token.word in ("SELECT", "WITH", "VALUES", "INFILE", "WATCH"):
             return None
+        if token.text == b"=" and before[0].word == "SETTINGS" and settings_at is None:
+            settings_at = before[0].start
         if token.word == "FORMAT" and (name := next(tokens, None)) is not None:
             if name.word == "VALUES":
                 return None
             after = _END_OF_FORMAT.match(head, name.end)
             assert after is not None
-            return Statement("insert", _decoded(head[: token.start]), name.text.decode("latin-1"), after.end())
+            end = token.start if settings_at is None else settings_at
+            clause = _decoded(head[end : token.start])
+            return Statement("insert", _decoded(head[:end]), name.text.decode("latin-1"), after.end(), clause)
+        before = [before[1], token]
     return None
 
 

@@ -1,7 +1,8 @@
 """Dead letters: records that can never succeed, kept whole in a topic of their own and listed in ClickHouse.
 
 A record whose dead letter would not fit the topic goes to the object store, and the dead letter holds a reference to it
-(header `object`). The object's key comes from the record's coordinates, so a replay writes the same one again.
+(header `object`). The object's key comes from the record's coordinates, so a replay writes the same one again. Of a key
+or headers that would not fit even then, the dead letter says how much was left out.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from streams.runtime.fold import ObjectStore
 from topics import rows as row_schemas
 from topics.records import DeadLetter, Emit, Headers, header
 
-_ERROR_BYTES = 2_000
-_HEADER_BYTES = 32_768
+_ERROR_CHARS = 2_000
+_OUR_NAMES = {"reason", "error", "source_topic", "source_partition", "source_offset", "attempts", "object"}
 
 
 class DeadLetters:
     """Turns a fold's dead letters into records of `topic` and rows of `deadletters_rows`."""
 
-    def __init__(self, stream: str, topic: str, max_bytes: int, objects: ObjectStore | None) -> None:
+    def __init__(self, stream: str, topic: str, max_bytes: int, objects: ObjectStore) -> None:
         self._stream = stream
         self._topic = topic
         self._max_bytes = max_bytes
@@ -33,17 +34,18 @@ class DeadLetters:
         return [await self._emit(letter) for letter in dead]
 
     async def _emit(self, letter: DeadLetter) -> Emit:
-        headers = _headers(letter)
+        ours, theirs = _ours(letter), _theirs(letter.headers)
         if not self._oversized(letter):
-            return Emit(self._topic, letter.key, letter.value, headers)
-        assert self._objects is not None
+            return Emit(self._topic, letter.key, letter.value, [*ours, *theirs])
         name = _object_key(letter)
         await self._objects.put(name, letter.value or b"")
-        return Emit(self._topic, letter.key, None, [*headers, ("object", name.encode())])
+        key, kept, left_out = _fitting(letter.key, theirs, self._max_bytes - _size(ours))
+        return Emit(self._topic, key, None, [*ours, ("object", name.encode()), *left_out, *kept])
 
     def _oversized(self, letter: DeadLetter) -> bool:
-        size = len(letter.value or b"") + sum(len(k) + len(v) for k, v in _headers(letter)) + len(letter.key or b"")
-        return size > self._max_bytes and self._objects is not None
+        headers = [*_ours(letter), *_theirs(letter.headers)]
+        size = len(letter.value or b"") + len(letter.key or b"") + _size(headers)
+        return size > self._max_bytes
 
     def rows(self, dead: Sequence[DeadLetter]) -> Any:
         """A Table for `deadletters_rows`, or None."""
@@ -59,7 +61,7 @@ class DeadLetters:
             "source_offset": letter.offset,
             "append_ms": letter.append_ms,
             "reason": letter.reason,
-            "error": letter.error[:_ERROR_BYTES],
+            "error": letter.error[:_ERROR_CHARS],
             "producer": _text(header(letter.headers, "producer")),
             "size_bytes": len(letter.value or b""),
             "object_key": _object_key(letter) if self._oversized(letter) else "",
@@ -67,30 +69,43 @@ class DeadLetters:
 
 
 def _object_key(letter: DeadLetter) -> str:
-    return f"deadletters/{letter.topic}/{letter.partition}/{letter.offset:020d}"
+    # With its append time, for a topic that was made anew has the same offsets again.
+    return f"deadletters/{letter.topic}/{letter.partition}/{letter.offset:020d}-{letter.append_ms}"
 
 
-def _headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
-    ours: list[tuple[str, bytes]] = [
+def _ours(letter: DeadLetter) -> list[tuple[str, bytes]]:
+    return [
         ("reason", letter.reason.encode()),
-        ("error", letter.error[:_ERROR_BYTES].encode("utf-8", "replace")),
+        ("error", letter.error[:_ERROR_CHARS].encode("utf-8", "replace")),
         ("source_topic", letter.topic.encode()),
         ("source_partition", str(letter.partition).encode()),
         ("source_offset", str(letter.offset).encode()),
         ("attempts", b"1"),
     ]
-    return ours + _kept(letter.headers, {name for name, _ in ours})
 
 
-def _kept(headers: Headers, taken: set[str]) -> list[tuple[str, bytes]]:
-    """The record's own headers, up to a limit; names that dead letters use themselves are marked."""
-    kept, room = [], _HEADER_BYTES
-    for name, value in headers:
-        room -= len(name) + len(value or b"")
-        if room < 0:
-            break
-        kept.append((f"original_{name}" if name in taken else name, value or b""))
-    return kept
+def _theirs(headers: Headers) -> list[tuple[str, bytes | None]]:
+    """The record's own headers; names that dead letters use themselves are marked."""
+    return [(f"original_{name}" if name in _OUR_NAMES else name, value) for name, value in headers]
+
+
+def _size(headers: Headers) -> int:
+    return sum(len(name.encode()) + len(value or b"") for name, value in headers)
+
+
+def _fitting(key: bytes | None, headers: Headers, room: int) -> tuple[bytes | None, Headers, Headers]:
+    """The key and as many headers as fit into `room` bytes, and headers that say what does not."""
+    left_out: list[tuple[str, bytes]] = []
+    if key is not None and len(key) > room // 2:
+        left_out.append(("key_bytes_left_out", str(len(key)).encode()))
+        key = None
+    room -= len(key or b"")
+    kept = 0
+    while kept < len(headers) and (room := room - _size(headers[kept : kept + 1])) >= 0:
+        kept += 1
+    if kept < len(headers):
+        left_out.append(("headers_left_out", str(len(headers) - kept).encode()))
+    return key, headers[:kept], left_out
 
 
 def _text(value: bytes | None) -> str:

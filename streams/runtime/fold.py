@@ -90,4 +90,8 @@ class ObjectStore(Protocol):
     """Where what does not fit a record goes."""
 
     async def put(self, key: str, data: bytes) -> None:
-        """Write an object; the same key again replaces it."""
+        """Write an object; the same key again replaces it. Waits while the store is away."""
+
+    @property
+    def available(self) -> bool:
+        """False while the store is away and writes wait."""

@@ -31,11 +31,7 @@ def begin(meta: Meta | None, identity: TopicIdentity, bounds: LogBounds, where: 
     """
     if meta is None:
         return Meta(identity.topic_id, identity.partitions, epoch=1, term=1, cursor=bounds.start)
-    if meta.partitions != identity.partitions:
-        raise PartitionsChanged(
-            f"{where}: the topic has {identity.partitions} partitions, its fold was made with {meta.partitions}. Ids would "
-            "meet another dedup state; drain the old topic and use a new consumer group, or restore the count"
-        )
+    check_count(meta, identity, where)
     same = meta.topic_id == identity.topic_id
     cursor = meta.cursor if same else 0
     epoch = meta.epoch if same else meta.epoch + 1
@@ -46,6 +42,16 @@ def begin(meta: Meta | None, identity: TopicIdentity, bounds: LogBounds, where: 
         cursor = bounds.start if cursor < bounds.start else bounds.end
         epoch = meta.epoch + 1
     return Meta(identity.topic_id, identity.partitions, epoch, meta.term + 1, cursor)
+
+
+def check_count(meta: Meta, identity: TopicIdentity, where: str) -> None:
+    """Raise PartitionsChanged for a topic with another partition count than the fold's: ids would meet another memory."""
+    if meta.partitions != identity.partitions:
+        raise PartitionsChanged(
+            f"{where}: the topic has {identity.partitions} partitions, its fold was made with {meta.partitions}, and an id "
+            f"would meet the memory of another partition. Make the topic anew with {meta.partitions} partitions: what is "
+            "counted stays counted, records not yet read are lost"
+        )
 
 
 def _lost(cursor: int, bounds: LogBounds, same: bool) -> str | None:

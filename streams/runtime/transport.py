@@ -18,13 +18,13 @@ from typing import Any
 
 import aiokafka
 import faust
-import numpy as np
-from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
+from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
-from topics.records import Batch, Headers, Unreadable
+from streams.runtime.fetched import decode_fetch, keep_fetched_bytes
+from topics.records import Batch
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def _create_worker_consumer(self, transport: BatchTransport) -> aiokafka.AIOKafkaConsumer:
         limits = transport.limits
+        keep_fetched_bytes()
         self._assignor = RoundRobinPartitionAssignor
         return aiokafka.AIOKafkaConsumer(
             group_id=self.app.conf.id,
@@ -133,77 +134,6 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                     result._update_position()
                     drained[TP(tp.topic, tp.partition)] = batch
         return drained
-
-
-def decode_fetch(topic: str, partition: int, fetched: PartitionRecords) -> Batch:
-    """Decode all of one fetch into columns, leaving out aborted transactions and control records.
-
-    Leaves `fetched.next_fetch_offset` at the position after the fetch. A batch that cannot be decompressed or parsed is
-    reported as `Unreadable` and passed over. Raises CorruptRecordException for a checksum mismatch (a fault of disk or
-    network: it is fetched again, not skipped).
-    """
-    begin = fetched.next_fetch_offset
-    columns = _Columns()
-    unreadable: list[Unreadable] = []
-    log = fetched._records
-    while log.has_next():
-        raw = log.next_batch()
-        if not raw.validate_crc():
-            raise aiokafka.errors.CorruptRecordException(f"Invalid CRC: {topic}[{partition}] at {raw.base_offset}")
-        if not (_aborted(fetched, raw) or raw.is_control_batch):
-            problem = columns.extend(raw, fetched.next_fetch_offset)
-            if problem is not None:
-                unreadable.append(Unreadable(raw.base_offset, raw.next_offset, b"", problem))
-        fetched.next_fetch_offset = raw.next_offset
-    return columns.batch(topic, partition, begin, fetched.next_fetch_offset, tuple(unreadable))
-
-
-def _aborted(fetched: PartitionRecords, raw: Any) -> bool:
-    if raw.producer_id is None:
-        return False
-    fetched._consume_aborted_up_to(raw.base_offset)
-    if raw.is_control_batch and fetched._contains_abort_marker(raw):
-        fetched._aborted_producers.discard(raw.producer_id)
-    return bool(raw.is_transactional and raw.producer_id in fetched._aborted_producers)
-
-
-class _Columns:
-    def __init__(self) -> None:
-        self.offsets: list[int] = []
-        self.append_ms: list[int] = []
-        self.keys: list[bytes | None] = []
-        self.values: list[bytes | None] = []
-        self.headers: list[Headers] = []
-
-    def extend(self, raw: Any, position: int) -> str | None:
-        """Add the records of one broker batch from `position` on; returns what is wrong with it, if anything."""
-        try:
-            records = list(raw)
-            if records and records[0].offset < position:
-                records = [record for record in records if record.offset >= position]
-            headers = [record.headers for record in records]
-        except Exception as error:  # any decoder error of any codec: the batch is poison, not the worker
-            return f"{type(error).__name__}: {error}"
-        self.offsets += [record.offset for record in records]
-        self.append_ms += [record.timestamp for record in records]
-        self.keys += [record.key for record in records]
-        self.values += [record.value for record in records]
-        self.headers += headers
-        return None
-
-    def batch(self, topic: str, partition: int, begin: int, end: int, unreadable: tuple[Unreadable, ...]) -> Batch:
-        return Batch(
-            topic,
-            partition,
-            begin,
-            end,
-            np.array(self.offsets, dtype=np.int64),
-            np.array(self.append_ms, dtype=np.int64),
-            self.keys,
-            self.values,
-            self.headers,
-            unreadable,
-        )
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]

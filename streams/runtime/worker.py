@@ -84,11 +84,12 @@ class StreamWorker:
     """Runs one stream until stopped. `run` returns after a clean drain; a broken guarantee exits the process instead."""
 
     def __init__(
-        self, spec: StreamSpec, config: WorkerConfig, sink: RowSink, objects: ObjectStore | None, faults: Faults
+        self, spec: StreamSpec, config: WorkerConfig, sink: RowSink, objects: ObjectStore, faults: Faults
     ) -> None:
         self._spec = spec
         self._config = config
         self._sink = sink
+        self._objects = objects
         self._faults = faults
         self.runners: dict[int, PartitionRunner] = {}
         self.registry = CollectorRegistry()
@@ -145,8 +146,8 @@ class StreamWorker:
 
     @property
     def sink_available(self) -> bool:
-        """Whether rows can be written."""
-        return self._sink.available
+        """Whether rows and objects can be written."""
+        return self._sink.available and self._objects.available
 
     @property
     def ready(self) -> bool:

@@ -44,7 +44,8 @@ def traffic_stream(options: TrafficOptions) -> StreamSpec:
     """The traffic stream for a worker to run."""
 
     def make_fold(partition: int, partitions: int) -> TrafficFold:
-        rules = TrafficRules(partition=partition, partitions=partitions, **options.rules)
+        size = options.max_record_bytes
+        rules = TrafficRules(partition=partition, partitions=partitions, max_bytes=size, **options.rules)
         return TrafficFold(rules, DedupIndex(memory_bytes=options.dedup_bytes // partitions, spill=options.spill))
 
     size = options.max_record_bytes

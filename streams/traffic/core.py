@@ -36,8 +36,8 @@ from streams.traffic.lateness import Lateness
 from streams.traffic.rollup import DELTA, SNAPSHOT, ChangelogRecord, Rollups
 from streams.traffic.templates import template
 from topics.partitioning import partitions_of
-from topics.records import Batch, DeadLetter, Emit, Flush, header
-from topics.specs import TRAFFIC_EVENTS
+from topics.records import Batch, DeadLetter, Emit, Flush, Unreadable, header
+from topics.specs import HEADER_ROOM_BYTES, TRAFFIC_EVENTS
 
 #: Marks a record that was sent on to its id's partition: once is enough.
 REROUTED = "rerouted"
@@ -54,7 +54,10 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class TrafficRules:
-    """What decides a record's fate. Hours are of the partition's clock; `dimensions` are rolled up by, at most 3."""
+    """What decides a record's fate. Hours are of the partition's clock; `dimensions` are rolled up by, at most 3.
+
+    `max_bytes` is what the source topic takes of one record beside its headers.
+    """
 
     partition: int
     partitions: int
@@ -64,6 +67,7 @@ class TrafficRules:
     templates: bool = False
     paths_max: int = 10_000
     dimensions: tuple[str, ...] = ()
+    max_bytes: int = 1 << 20
     topic: str = TRAFFIC_EVENTS
 
 
@@ -198,7 +202,12 @@ def _send_on(state: TrafficState, batch: Batch, decoded: Decoded, astray: Bools,
             continue
         event_id = decoded.events[i].event_id.encode()
         marked = [*headers, (REROUTED, f"{batch.partition}/{batch.offsets[row]}".encode())]
-        state.emits.append(Emit(batch.topic, event_id, batch.values[row], marked, int(home[i])))
+        emit = Emit(batch.topic, event_id, batch.values[row], marked, int(home[i]))
+        if emit.nbytes > state.rules.max_bytes + HEADER_ROOM_BYTES:
+            # Compressed well it came in; as a record of its own it might be refused, and the partition stand still.
+            _bury(state, batch, row, "oversized", f"its {emit.nbytes} bytes are too many to send on to {home[i]}")
+            continue
+        state.emits.append(emit)
         state.totals["rerouted"] += 1
 
 
@@ -232,9 +241,9 @@ def _bury(state: TrafficState, batch: Batch, row: int, reason: str, error: str) 
     state.totals["dead"] += 1
 
 
-def _bury_unreadable(state: TrafficState, batch: Batch, piece: Any) -> None:
+def _bury_unreadable(state: TrafficState, batch: Batch, piece: Unreadable) -> None:
     error = f"offsets {piece.first_offset} to {piece.next_offset - 1} cannot be decoded: {piece.error}"
-    at = (batch.topic, batch.partition, piece.first_offset, state.clock_ms)
+    at = (batch.topic, batch.partition, piece.first_offset, piece.append_ms)
     state.dead.append(DeadLetter("unreadable", error, *at, None, piece.data))
     state.totals["dead"] += 1
 

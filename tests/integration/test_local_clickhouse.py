@@ -13,6 +13,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -28,8 +29,10 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
 
 from compose.local.clickhouse import ClickHouse
+from compose.local.errors import LocalStackError
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
+from tests.disks import small_disk
 
 pytestmark = pytest.mark.stack
 
@@ -177,6 +180,77 @@ def test_an_upload_broken_off_stores_nothing(stack: LocalStack, client: Client, 
     assert _count(client, table) == 0
 
 
+@pytest.mark.parametrize("format", ["Native", "ArrowStream", "Parquet", "RowBinary", "JSONEachRow"])
+def test_data_cut_short_stores_nothing(stack: LocalStack, client: Client, table: str, format: str) -> None:
+    rows = _post(stack.clickhouse, b"SELECT number AS a, 'text' AS s FROM numbers(1000)", default_format=format)[1]
+    query = f"INSERT INTO {table} FORMAT {format}"
+    status, _, headers = _post(stack.clickhouse, rows[: len(rows) * 2 // 3], query=query)
+    assert status >= 400
+    assert headers["X-ClickHouse-Exception-Code"] is not None
+    assert _count(client, table) == 0
+    assert _post(stack.clickhouse, rows, query=query)[0] == 200
+    assert _count(client, table) == 1000
+
+
+def _refused(server: ClickHouse, table: str, rows: bytes, code: int) -> None:
+    """The insert fails aloud: an exception with its code and name, and no summary that claims rows."""
+    status, said, headers = _post(server, rows, query=f"INSERT INTO {table} FORMAT TSV")
+    assert (status, headers["X-ClickHouse-Exception-Code"]) == (500, str(code)), said
+    assert re.match(rb"Code: %d\. DB::Exception: " % code, said)
+    assert "X-ClickHouse-Summary" not in headers
+
+
+def test_an_insert_that_meets_too_many_parts_fails_aloud(stack: LocalStack, client: Client, table: str) -> None:
+    client.command(f"ALTER TABLE {table} MODIFY SETTING parts_to_throw_insert = 1")
+    client.command(f"SYSTEM STOP MERGES {table}")
+    client.insert(table, [(1, "x")], column_names=["a", "s"])
+    _refused(stack.clickhouse, table, b"2\tx\n", 252)
+    with pytest.raises(DatabaseError, match="TOO_MANY_PARTS"):
+        client.insert(table, [(3, "x")], column_names=["a", "s"])
+    with pytest.raises(DatabaseError, match="TOO_MANY_PARTS"):
+        client.insert_arrow(table, pa.table({"a": [4], "s": ["x"]}))
+    assert client.query(f"SELECT a FROM {table}").result_rows == [(1,)]
+
+
+def test_an_insert_over_too_many_partitions_fails_aloud(stack: LocalStack, client: Client) -> None:
+    table = f"t_{uuid.uuid4().hex}"
+    client.command(f"CREATE TABLE {table} (a UInt64) ENGINE = MergeTree ORDER BY a PARTITION BY a")
+    _refused(stack.clickhouse, table, b"".join(b"%d\n" % n for n in range(150)), 252)
+    assert _count(client, table) == 0
+
+
+def test_an_insert_that_a_view_behind_the_table_refuses_fails_aloud(stack: LocalStack, client: Client) -> None:
+    table = f"t_{uuid.uuid4().hex}"
+    client.command(f"CREATE TABLE {table} (a UInt64) ENGINE = Null")
+    client.command(f"CREATE TABLE {table}_to (a UInt8) ENGINE = MergeTree ORDER BY a")
+    client.command(
+        f"CREATE MATERIALIZED VIEW {table}_view TO {table}_to AS SELECT throwIf(a = 7, 'seven') AS a FROM {table}"
+    )
+    _refused(stack.clickhouse, table, b"7\n", 395)
+    assert _count(client, f"{table}_to") == 0
+
+
+def test_an_insert_into_a_full_disk_fails_aloud(tmp_path: Path) -> None:
+    """Both places fill up: the one where a body is put down, and the one where rows are written."""
+    # Signs that have a meaning in a file pattern.
+    with small_disk(tmp_path / "a {b,c}* [d]", "48m") as disk, _running(ClickHouse(disk, free_port())) as server:
+        text = "a UInt64, s String DEFAULT randomString(a)"
+        assert _post(server, f"CREATE TABLE t ({text}) ENGINE = MergeTree ORDER BY a".encode())[0] == 200
+        assert _post(server, b"1000\n", query="INSERT INTO t (a) FORMAT TSV")[0] == 200
+        _refused(server, "t (a)", b"1000000\n" * 100, 243)
+        _refused(server, "t (a)", b"1\n" * (60 << 19), 75)
+        assert _post(server, b"SELECT count() FROM t")[1] == b"1\n"
+
+
+@contextmanager
+def _running(server: ClickHouse) -> Iterator[ClickHouse]:
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 def test_the_same_token_is_stored_once(client: Client, table: str) -> None:
     for _ in range(2):
         client.insert(table, [(1, "x")], column_names=["a", "s"], settings={"insert_deduplication_token": "one"})
@@ -251,10 +325,14 @@ def test_curl_gets_what_it_would_from_a_server(stack: LocalStack, client: Client
     assert len(whole["data"]) == 200_000
 
 
+def test_a_folder_that_the_engine_would_misread_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LocalStackError, match=r"question mark .*SLUICEWAY_DATA_DIR"):
+        ClickHouse(tmp_path / "what?", free_port()).start()
+    assert not (tmp_path / "what").exists()
+
+
 def test_a_configured_password_is_asked_for(tmp_path: Path) -> None:
-    server = ClickHouse(tmp_path, free_port(), user="analyst", password="quite secret")
-    server.start()
-    try:
+    with _running(ClickHouse(tmp_path, free_port(), user="analyst", password="quite secret")) as server:
         with _client(server, username="analyst", password="quite secret") as client:
             assert client.query("SELECT 1").result_rows == [(1,)]
         with pytest.raises(DatabaseError, match="516"):
@@ -267,5 +345,3 @@ def test_a_configured_password_is_asked_for(tmp_path: Path) -> None:
         )
         assert server.pid is not None
         assert "quite secret" not in " ".join(psutil.Process(server.pid).cmdline())
-    finally:
-        server.stop()

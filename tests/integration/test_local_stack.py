@@ -36,6 +36,7 @@ from compose.local.process import Child, free_port
 from compose.local.s3 import S3
 from compose.local.stack import LocalStack
 from compose.settings import Settings, load
+from tests.disks import small_disk
 
 pytestmark = pytest.mark.stack
 
@@ -213,21 +214,10 @@ def test_a_full_disk_is_told_before_the_start(tmp_path: Path) -> None:
         LocalStack.on_free_ports(tmp_path, free_bytes_min=1 << 60).start()
 
 
-@contextmanager
-def _small_disk(folder: Path, size: str) -> Iterator[None]:
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("a small disk can be mounted by root only")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
 @pytest.mark.parametrize("size", ["4k", "24k"])
 def test_a_disk_that_fills_up_is_named(tmp_path: Path, size: str) -> None:
-    with _small_disk(tmp_path / "disk", size):
-        stack = LocalStack.on_free_ports(tmp_path / "disk" / "data", free_bytes_min=0)
+    with small_disk(tmp_path / "disk", size) as disk:
+        stack = LocalStack.on_free_ports(disk / "data", free_bytes_min=0)
         with pytest.raises(DiskFull):
             stack.start()
         assert not any(server.alive for server in stack.servers)

@@ -15,7 +15,11 @@ from streams.traffic import core, rollup
 from streams.traffic.core import REROUTED, TrafficRules
 from tests.traffic import DAY_MS, HOUR_MS, Process, Record, World, content, event
 
-LAW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+LAW = settings(
+    max_examples=int(__import__("os").environ.get("EX", "40")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 @pytest.fixture(autouse=True, scope="module")

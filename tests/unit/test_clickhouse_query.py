@@ -31,6 +31,20 @@ def test_an_insert_ends_where_its_data_begins(text: bytes, format: str, data: by
 
 
 @pytest.mark.parametrize(
+    ("text", "sql", "settings"),
+    [
+        (b"INSERT INTO t (a) FORMAT CSV\n1", "INSERT INTO t (a) ", ""),
+        (b"INSERT INTO t settings a=1, b = 'x' FORMAT CSV\n1", "INSERT INTO t ", "settings a=1, b = 'x' "),
+        (b"INSERT INTO settings SETTINGS a=1 FORMAT CSV\n1", "INSERT INTO settings ", "SETTINGS a=1 "),
+        (b"INSERT INTO settings (settings) FORMAT CSV\n1", "INSERT INTO settings (settings) ", ""),
+    ],
+)
+def test_the_settings_of_an_insert_are_apart(text: bytes, sql: str, settings: str) -> None:
+    statement = _parse(text)
+    assert (statement.sql, statement.settings) == (sql, settings)
+
+
+@pytest.mark.parametrize(
     ("text", "kind", "format"),
     [
         (b"SELECT 1", "read", None),

@@ -1,0 +1,111 @@
+"""What a fetch's bytes become: every codec's records, nothing of aborted transactions, and poison kept whole."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
+from aiokafka.errors import CorruptRecordException
+
+from streams.runtime.fetched import FetchedRecords, decode_fetch
+from streams.runtime.recordbytes import salvage
+from tests.recordbatch import CODECS, Raw, abort_marker, record_batch
+from topics.records import Batch
+
+
+def _decoded(data: bytes, position: int = 0, aborted: Sequence[tuple[int, int]] = ()) -> Batch:
+    fetched = PartitionRecords(
+        TopicPartition("t", 3), FetchedRecords(data), list(aborted), position, None, None, True, READ_COMMITTED
+    )
+    batch = decode_fetch("t", 3, fetched)
+    assert (batch.topic, batch.partition, batch.begin, batch.end) == ("t", 3, position, fetched.next_fetch_offset)
+    return batch
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_records_of_every_codec_are_read(codec: str) -> None:
+    sent = [Raw(b"k", b"v" * 50, (("producer", b"edge"), ("empty", None))), Raw(None, b""), Raw(b"k", None)]
+    batch = _decoded(record_batch(sent, codec=codec, base_offset=7, append_ms=123))
+    assert batch.offsets.tolist() == [7, 8, 9]
+    assert batch.append_ms.tolist() == [123] * 3
+    assert (batch.keys, batch.values) == ([b"k", None, b"k"], [b"v" * 50, b"", None])
+    assert [tuple(h) for h in batch.headers] == [(("producer", b"edge"), ("empty", None)), (), ()]
+    assert batch.unreadable == ()
+
+
+def test_a_position_inside_a_batch_leaves_out_what_came_before() -> None:
+    batch = _decoded(record_batch([Raw(b"k", b"%d" % i) for i in range(5)], base_offset=10), position=13)
+    assert batch.values == [b"3", b"4"]
+    assert (batch.begin, batch.end) == (13, 15)
+
+
+def test_aborted_transactions_and_control_records_are_left_out() -> None:
+    data = b"".join(
+        [
+            record_batch([Raw(b"k", b"aborted")], base_offset=0, producer_id=9, transactional=True),
+            record_batch([Raw(b"k", b"other")], base_offset=1, producer_id=8, transactional=True),
+            abort_marker(base_offset=2, producer_id=9),
+            record_batch([Raw(b"k", b"again")], base_offset=3, producer_id=9, transactional=True),
+        ]
+    )
+    batch = _decoded(data, aborted=[(9, 0)])
+    assert batch.values == [b"other", b"again"]
+    assert batch.end == 4
+
+
+def test_a_corrupt_payload_is_kept_whole_and_its_neighbours_are_read() -> None:
+    poison = record_batch([Raw(b"k", b"lost" * 100)] * 3, codec="lz4", base_offset=1, append_ms=5, spoil=True)
+    data = record_batch([Raw(b"k", b"before")]) + poison + record_batch([Raw(b"k", b"after")], base_offset=4)
+    batch = _decoded(data)
+    assert batch.values == [b"before", b"after"]
+    (piece,) = batch.unreadable
+    assert (piece.first_offset, piece.next_offset, piece.append_ms, piece.data) == (1, 4, 5, poison)
+    assert piece.error
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_header_name_that_is_no_utf8_spoils_nothing(codec: str) -> None:
+    sent = [Raw(b"k", b"1", ((b"\xff\xfe", b"x"),)), Raw(b"k", b"2", ((b"ok", None),))]
+    batch = _decoded(record_batch(sent, codec=codec, append_ms=11))
+    assert batch.values == [b"1", b"2"]
+    assert batch.append_ms.tolist() == [11, 11]
+    assert [tuple(h) for h in batch.headers] == [(("\\xff\\xfe", b"x"),), (("ok", None),)]
+    assert batch.unreadable == ()
+
+
+def test_what_comes_before_a_record_that_makes_no_sense_is_kept() -> None:
+    sent = [Raw(b"k", b"1"), Raw(b"k", b"2"), Raw(b"k", b"3", ((b"h", None),))]
+    data = record_batch(sent, base_offset=5, append_ms=9, cut_bytes=3)
+    batch = _decoded(data + record_batch([Raw(b"k", b"after")], base_offset=8))
+    assert batch.values == [b"1", b"2", b"after"]
+    (piece,) = batch.unreadable
+    assert (piece.first_offset, piece.next_offset, piece.append_ms, piece.data) == (7, 8, 9, data)
+
+
+def test_bytes_after_the_last_record_cost_none_of_them() -> None:
+    batch = _decoded(record_batch([Raw(b"k", b"1"), Raw(b"k", b"2")], payload_tail=b"junk"))
+    assert (batch.values, batch.unreadable) == ([b"1", b"2"], ())
+
+
+def test_a_wrong_checksum_is_no_poison_but_a_fault() -> None:
+    data = bytearray(record_batch([Raw(b"k", b"v")]))
+    data[-1] ^= 1
+    with pytest.raises(CorruptRecordException, match=r"t\[3\] at 0"):
+        _decoded(bytes(data))
+
+
+@pytest.mark.parametrize("size", [0, 1, 5, 40])
+def test_salvage_is_total(size: int) -> None:
+    whole = record_batch([Raw(b"k", b"v" * 30, (("a", b"b"),))] * 2)
+    head = bytearray(whole[:61])
+    struct.pack_into(">i", head, 57, 1_000_000)
+    for payload in (whole[61 : 61 + size], b"\xff" * size, bytes(size)):
+        records, problem = salvage(bytes(head) + payload)
+        assert problem is not None
+        assert len(records) <= 2 or set(payload) == {0}
+    result: Any = salvage(whole)
+    assert ([r.value for r in result[0]], result[1]) == ([b"v" * 30] * 2, None)
