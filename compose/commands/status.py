@@ -111,6 +111,6 @@ def _print(found: dict[str, Any]) -> None:
         console.print(f"{stream}: rollups are complete {known}")
     for worker in found["workers"]:
         if not worker["sink_available"]:
-            console.print(f"worker {worker['pid']} waits for ClickHouse", style="bold")
+            console.print(f"worker {worker['pid']} waits for ClickHouse or the object store", style="bold")
     for problem in found["problems"]:
         console.print(f"problem: {problem}", style="bold red", markup=False, soft_wrap=True)
