@@ -30,7 +30,7 @@ from streams.traffic.spill import Rewrite, SpilledRun, SpillFolder, SpillFull
 
 # Runs of like size that are merged at once: more make fewer merges and more runs to look in.
 _FAN_IN = 3
-# A merge in memory takes about 25 ns an id and the fold waits for it, so runs stop growing here (0.1 s).
+# A merge in memory takes about 30 ns an id and the fold waits for it, so runs stop growing about here (0.1 s).
 _FULL_RUN_IDS = 1 << 22
 # Files are merged a few ids at a time, this many for each id added: more than the number of times an id is rewritten.
 _REWRITE_RATE = 8
@@ -196,7 +196,7 @@ class DedupIndex:
             over -= run.nbytes
         rewrite, spilled = Rewrite(self._spill, group, self._floor()), None
         while spilled is None:
-            spilled = rewrite.step(1 << 18)
+            spilled = rewrite.step(1 << 16)
         self._spilled.append(spilled)
         self._recent = _without(self._recent, group)
 

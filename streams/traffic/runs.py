@@ -19,6 +19,8 @@ Mask = npt.NDArray[np.bool_]
 
 ID_BYTES = 18
 _DENSE, _SPARSE = 8, 4
+# Merges go by pieces that stay in the processor's cache.
+_PIECE_IDS = 1 << 16
 _32 = np.uint64(32)
 _LOW_16 = np.uint64(0xFFFF)
 
@@ -188,19 +190,52 @@ def run_of(columns: Columns) -> Run:
 
 def merge(runs: Sequence[Run], floor: int) -> Run:
     """One run in memory of the ids of several that expire at `floor` or later."""
-    return run_of(merge_columns([run.columns for run in runs], floor))
+    merging = Merging(runs, floor)
+    size = sum(merging.counts.values())
+    whole = Columns(np.empty(size, np.uint64), np.empty(size, np.uint64), np.empty(size, np.uint16))
+    filter_, at = Filter(size, dense=False), 0
+    while not merging.done:
+        part = merging.next(_PIECE_IDS)
+        span = slice(at, at := at + len(part.hi))
+        whole.hi[span], whole.lo[span], whole.expiry[span] = part
+        filter_.add(part.hi, part.lo)
+    return Run(whole, filter_, merging.counts)
 
 
-def merge_columns(parts: Sequence[Columns], floor: int) -> Columns:
-    """Sorted columns of the ids of several sorted parts that expire at `floor` or later.
+class Merging:
+    """Runs on their way into one, in order and a few ids at a time; ids that expire before `floor` are left out.
 
-    The parts hold no live id twice, so nothing is compared but the order. A stable sort of sorted parts is a merge.
+    The runs hold no live id twice, so nothing is compared but the order.
     """
-    hi = np.concatenate([part.hi for part in parts])
+
+    def __init__(self, runs: Sequence[Run], floor: int) -> None:
+        self.runs = runs
+        self.counts = add_counts((run.counts for run in runs), floor)
+        self._floor = floor
+        self._cursors = [0] * len(runs)
+
+    @property
+    def done(self) -> bool:
+        """Whether every id was given."""
+        return all(cursor == len(run) for cursor, run in zip(self._cursors, self.runs, strict=True))
+
+    def next(self, ids: int) -> Columns:
+        """About `ids` more ids: those of every run up to a bound chosen in the run that has most left."""
+        left = [len(run) - cursor for cursor, run in zip(self._cursors, self.runs, strict=True)]
+        most = left.index(max(left))
+        share = max(1, ids * left[most] // sum(left))
+        bound = self.runs[most].columns.hi[min(self._cursors[most] + share, len(self.runs[most])) - 1]
+        stops = [int(np.searchsorted(run.columns.hi, bound, side="right")) for run in self.runs]
+        parts = [run.slice(*span) for run, *span in zip(self.runs, self._cursors, stops, strict=True)]
+        self._cursors = stops
+        return _in_order(parts).live(self._floor)
+
+
+def _in_order(parts: Sequence[Columns]) -> Columns:
+    # A stable sort of sorted parts is a merge.
+    hi, lo, expiry = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
     order = np.argsort(hi, kind="stable")
-    lo = np.concatenate([part.lo for part in parts])[order]
-    expiry = np.concatenate([part.expiry for part in parts])[order]
-    return Columns(hi[order], lo, expiry).live(floor)
+    return Columns(hi[order], lo[order], expiry[order])
 
 
 def count_codes(expiry: U16) -> dict[int, int]:

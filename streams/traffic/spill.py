@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from streams.traffic.runs import ID_BYTES, U64, Columns, Filter, Indices, Run, add_counts, merge_columns
+from streams.traffic.runs import ID_BYTES, U64, Columns, Filter, Indices, Merging, Run
 
 _PAGE_IDS = 512
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -176,11 +176,9 @@ class Rewrite:
 
     def __init__(self, folder: SpillFolder, sources: Sequence[Run], floor: int) -> None:
         self.sources = sources
+        self._merging = Merging(sources, floor)
+        ids = sum(self._merging.counts.values())
         self._folder = folder
-        self._floor = floor
-        self._counts = add_counts((run.counts for run in sources), floor)
-        ids = sum(self._counts.values())
-        self._cursors = [0] * len(sources)
         self._filter = Filter(ids, dense=True)
         self._fences: list[U64] = []
         self._written = 0
@@ -189,34 +187,17 @@ class Rewrite:
     def step(self, ids: int) -> SpilledRun | None:
         """Merge about `ids` more ids; the finished run, once there are no more. After `SpillFull` the file is gone."""
         try:
-            self._append(merge_columns(self._next_parts(ids), self._floor))
+            self._append(self._merging.next(ids))
         except BaseException:
             self.abandon()
             raise
-        if any(cursor < len(run) for cursor, run in zip(self._cursors, self.sources, strict=True)):
+        if not self._merging.done:
             return None
-        return SpilledRun(self._file, self._filter, self._counts, np.concatenate(self._fences))
+        return SpilledRun(self._file, self._filter, self._merging.counts, np.concatenate(self._fences))
 
     def abandon(self) -> None:
         """Delete what was written."""
         self._folder.remove(self._file)
-
-    def _next_parts(self, ids: int) -> list[Columns]:
-        """The next ids of every source up to one common bound, chosen in the source that has most left."""
-        left = [len(run) - cursor for cursor, run in zip(self._cursors, self.sources, strict=True)]
-        most = left.index(max(left))
-        share = max(1, ids * left[most] // sum(left))
-        bound_at = min(self._cursors[most] + share, len(self.sources[most])) - 1
-        bound = self.sources[most].columns.hi[bound_at]
-        return [
-            self._take(i, int(np.searchsorted(run.columns.hi, bound, side="right")))
-            for i, run in enumerate(self.sources)
-        ]
-
-    def _take(self, source: int, stop: int) -> Columns:
-        start = self._cursors[source]
-        self._cursors[source] = stop
-        return self.sources[source].slice(start, stop)
 
     def _append(self, columns: Columns) -> None:
         self._file.append(columns)
