@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from compose.local.process import check_port, dying_with_parent, free_port
 from compose.settings import Settings
 from compose.supervisor import Child, Supervisor
+from compose.worker import settings_of_each
 
 STOP_S = 10.0
 
@@ -27,12 +28,11 @@ class Processes:
         self.gateway_url = f"http://{f'[{host}]' if ':' in host else host}:{settings.gateway_port}"
         self.children = [_child("gateway", ["gateway"], settings)]
         self._answers = {"gateway": f"{self.gateway_url}/api/ready"}
-        for number, stream in enumerate(streams):
+        for stream, own in settings_of_each(settings, streams):
             # A port that is known here, so that its readiness can be asked for.
-            port = settings.worker_port + number if settings.worker_port else free_port()
-            own = dataclasses.replace(settings, worker_port=port)
+            own = dataclasses.replace(own, worker_port=own.worker_port or free_port())
             self.children.append(_child(f"worker {stream}", ["worker", "--streams", stream], own))
-            self._answers[f"worker {stream}"] = f"http://{settings.worker_host}:{port}/ready"
+            self._answers[f"worker {stream}"] = f"http://{own.worker_host}:{own.worker_port}/ready"
 
     def start(self) -> None:
         """Start them all. Raises PortTaken for the gateway's port."""

@@ -28,6 +28,7 @@ class Settings:
 
     # where things are
     data_dir: Path = _s(Path(".sluiceway"), "folder of the local stack, spilled ids and locks")
+    cache_dir: Path = _s(Path("~/.cache/sluiceway"), "folder of what the local stack downloads once")
     kafka_bootstrap: str = _s("127.0.0.1:9092", "Kafka bootstrap servers, comma-separated")
     kafka_security_protocol: str = _s("PLAINTEXT", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
     kafka_sasl_mechanism: str = _s("PLAIN", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, with a SASL protocol")
@@ -48,7 +49,9 @@ class Settings:
     gateway_port: int = _s(8080, "port of the gateway")
     api_key: str = _s("", "key that clients send as `Authorization: Bearer ...`", secret=True)
     worker_host: str = _s("127.0.0.1", "address a worker's status port listens on")
-    worker_port: int = _s(0, "port of a worker's status endpoint; 0 takes a free one and announces it")
+    worker_port: int = _s(
+        0, "port of a worker's status page, further streams take the next; 0 takes free ones, announced"
+    )
 
     # topics
     partitions: int = _s(4, "partitions of the source topics when they are made")

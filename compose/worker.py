@@ -6,7 +6,8 @@ import asyncio
 import faulthandler
 import gc
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from compose.kafka import kafka_access
 from compose.settings import SettingError, Settings
@@ -56,6 +57,13 @@ def stream_names(text: str) -> list[str]:
     if unknown or not names:
         raise SettingError(f"no stream is called {', '.join(unknown) or repr(text)}; there are: {', '.join(STREAMS)}")
     return names
+
+
+def settings_of_each(settings: Settings, streams: Sequence[str]) -> list[tuple[str, Settings]]:
+    """Each stream with the settings of its own process: of a fixed `worker_port` the first has it, the next the next."""
+    first = settings.worker_port
+    ports = [first + number if first else 0 for number in range(len(streams))]
+    return [(name, replace(settings, worker_port=port)) for name, port in zip(streams, ports, strict=True)]
 
 
 def clickhouse(settings: Settings) -> ClickHouseSink:

@@ -10,7 +10,7 @@ import typer
 from compose.logs import set_up_logs
 from compose.settings import load
 from compose.supervisor import Child, Supervisor, die_with_parent
-from compose.worker import STREAMS, run_stream, stream_names
+from compose.worker import STREAMS, run_stream, settings_of_each, stream_names
 
 
 def worker(
@@ -25,6 +25,8 @@ def worker(
         die_with_parent()
         run_stream(names[0], settings)
         return
-    commands = [[sys.executable, "-m", "compose.cli", "worker", "--streams", name, "--child"] for name in names]
-    children = [Child(f"worker {name}", command) for name, command in zip(names, commands, strict=True)]
+    command = [sys.executable, "-m", "compose.cli", "worker", "--child", "--streams"]
+    children = [
+        Child(f"worker {name}", [*command, name], own.environ()) for name, own in settings_of_each(settings, names)
+    ]
     sys.exit(Supervisor(children, stop_s=settings.flush_deadline_s + 15).run())

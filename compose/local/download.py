@@ -22,17 +22,13 @@ PARALLEL_DOWNLOADS = 6
 TIMEOUT_S = 30
 
 
-def default_cache_dir() -> Path:
-    """The user's cache folder of this project."""
-    return Path.home() / ".cache" / "sluiceway"
-
-
 def kafka_jars(cache_dir: Path, repository: str | None = None, console: Console | None = None) -> list[Path]:
     """Paths of Kafka's jars, downloaded first if the cache lacks them.
 
     `repository` is the URL of a Maven repository (default: Maven Central). Raises NoNetwork, DiskFull, or
     LocalStackError for a jar that is not the pinned one.
     """
+    cache_dir = cache_dir.expanduser()
     folder = cache_dir / f"kafka-{KAFKA_VERSION}"
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)

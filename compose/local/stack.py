@@ -20,7 +20,7 @@ from compose.local.kafka import Kafka
 from compose.local.process import free_port
 from compose.local.s3 import S3
 from compose.local.server import Server
-from compose.settings import Settings
+from compose.settings import Settings, load
 
 FREE_BYTES_MIN = 200_000_000
 
@@ -40,7 +40,7 @@ class LocalStack:
         s3_access_key: str = "sluiceway",
         s3_secret_key: str = "sluiceway-secret",
         s3_bucket: str = "sluiceway",
-        cache_dir: Path | None = None,
+        cache_dir: Path = Settings.cache_dir,
         free_bytes_min: int = FREE_BYTES_MIN,
         console: Console | None = None,
     ) -> None:
@@ -54,6 +54,7 @@ class LocalStack:
         )
         self._own_settings = {
             "data_dir": self.data_dir,
+            "cache_dir": cache_dir,
             "kafka_bootstrap": self.kafka.bootstrap,
             "clickhouse_url": self.clickhouse.url,
             "clickhouse_user": clickhouse_user,
@@ -79,13 +80,15 @@ class LocalStack:
             s3_access_key=settings.s3_access_key,
             s3_secret_key=settings.s3_secret_key,
             s3_bucket=settings.s3_bucket,
+            cache_dir=settings.cache_dir,
             console=console,
         )
 
     @classmethod
     def on_free_ports(cls, data_dir: Path, **options: Any) -> LocalStack:
-        """A stack beside any other one."""
-        return cls(data_dir, kafka_port=free_port(), clickhouse_port=free_port(), s3_port=free_port(), **options)
+        """A stack beside any other one; like them it takes downloads from the cache that the settings name."""
+        ports = {"kafka_port": free_port(), "clickhouse_port": free_port(), "s3_port": free_port()}
+        return cls(data_dir, **{"cache_dir": load().cache_dir, **ports, **options})
 
     def settings(self, **others: Any) -> Settings:
         """Settings that lead a gateway or a worker to this stack; `others` are any further fields."""

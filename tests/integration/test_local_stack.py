@@ -28,7 +28,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from compose.local.clickhouse import ClickHouse
-from compose.local.download import default_cache_dir, kafka_jars
+from compose.local.download import kafka_jars
 from compose.local.errors import DiskFull, FolderHeld, LocalStackError, NoNetwork, PortTaken, StartFailed
 from compose.local.kafka import Kafka
 from compose.local.kafka_jars import KAFKA_JARS
@@ -307,7 +307,7 @@ class _Repository(BaseHTTPRequestHandler):
 
 @contextmanager
 def _repository(**attributes: Any) -> Iterator[tuple[str, list[str]]]:
-    jars, asked = kafka_jars(default_cache_dir())[0].parent, []
+    jars, asked = kafka_jars(load().cache_dir)[0].parent, []
     handler = type("Handler", (_Repository,), {"jars": jars, "asked": asked, **attributes})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

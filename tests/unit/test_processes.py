@@ -1,0 +1,40 @@
+"""Every process that compose starts gets settings of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compose.local.stack import LocalStack
+from compose.processes import Processes
+from compose.settings import Settings, load
+from compose.worker import settings_of_each
+
+STREAMS = ["traffic", "audio", "ai"]
+
+
+def test_streams_side_by_side_have_ports_side_by_side() -> None:
+    each = settings_of_each(Settings(worker_port=9100), STREAMS)
+    assert [(name, own.worker_port) for name, own in each] == [("traffic", 9100), ("audio", 9101), ("ai", 9102)]
+    free = settings_of_each(Settings(worker_port=0), STREAMS)
+    assert [own.worker_port for _, own in free] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("port", [9100, 0])
+def test_a_worker_listens_where_it_is_asked_for_its_readiness(port: int) -> None:
+    processes = Processes(Settings(gateway_port=9000, worker_port=port), STREAMS)
+    ports = [load(child.environ).worker_port for child in processes.children[1:]]
+    assert len(set(ports)) == len(STREAMS)
+    assert 0 not in ports
+    if port:
+        assert ports == [9100, 9101, 9102]
+
+
+def test_a_stack_downloads_into_the_cache_that_the_settings_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLUICEWAY_CACHE_DIR", str(tmp_path / "cache"))
+    stacks = [LocalStack.of(load()), LocalStack.on_free_ports(tmp_path)]
+    assert [stack.settings().cache_dir for stack in stacks] == [tmp_path / "cache"] * 2
+    assert [stack.kafka.cache_dir for stack in stacks] == [tmp_path / "cache"] * 2
