@@ -65,7 +65,7 @@ def switch_templates_on(run: Run, scale: int = 1) -> None:
     run.report("templates switched on", events=len(records))
 
 
-def let_hours_pass(run: Run) -> None:
+def let_hours_pass(run: Run, faults: str = "") -> None:
     """Six days of append times, made up by the producer before the broker's clock is switched on.
 
     Events are up to 60 h old when they are appended, and a tenth come again at any later time: some while their id is
@@ -79,7 +79,7 @@ def let_hours_pass(run: Run) -> None:
     run.source.set_config("message.timestamp.type", "CreateTime")
     run.source.send(records, append_ms)
     run.source.set_config("message.timestamp.type", "LogAppendTime")
-    worker = run.worker(faults="raw.after=kill@2,commit.before=kill@6,commit.after=kill@6")
+    worker = run.worker(faults=faults)
     run.wait_drained()
     run.assert_exact(Truth(records))
     assert worker.fired() == worker.planned()

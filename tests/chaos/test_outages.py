@@ -16,7 +16,7 @@ pytestmark = pytest.mark.stack
 MB = 1 << 20
 
 
-@pytest.mark.parametrize("crash", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize("crash", [True, pytest.param(False, marks=pytest.mark.long)], ids=["killed", "stopped"])
 def test_kafka_restarts_under_load(new_run: Callable[..., Run], scale: int, crash: bool) -> None:
     run = new_run()
     records = made_up(seed=41, count=40_000 * scale)

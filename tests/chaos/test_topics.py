@@ -49,7 +49,7 @@ def test_a_topic_made_anew_under_a_worker_that_reads_on_at_its_old_position(
     new_run: Callable[..., Run], scale: int
 ) -> None:
     """The frozen worker finds the new topic longer than its cursor, and ids beyond it that also lie before it."""
-    run = new_run(session_timeout_s=8.0)
+    run = new_run(session_timeout_s=4.0)
     first, second = made_up(seed=54, count=4_000 * scale), made_up(seed=55, count=8_000 * scale)
     run.source.send(first)
     worker = run.worker()

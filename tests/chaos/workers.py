@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,17 @@ class Worker:
         self._process.terminate()
         return self.ended(deadline_s), time.monotonic() - started
 
-    def kill(self) -> None:
-        """SIGKILL to all of it, and wait."""
+    def leave(self) -> None:
+        """Ask it to end, so that the group need not miss it first; one that is frozen cannot."""
+        if self.running and not self.frozen:
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self, after_s: float = 0.0) -> None:
+        """SIGKILL to all of it unless it has ended by itself within `after_s`, and wait."""
         self.revive = False
+        with suppress(subprocess.TimeoutExpired):
+            if self._process is not None and after_s:
+                self._process.wait(after_s)
         if self._process is None:
             return
         family = [*psutil.Process(self.pid).children(recursive=True)] if self.running else []
