@@ -29,7 +29,7 @@ from streams.traffic.runs import (
 from streams.traffic.spill import Rewrite, SpilledRun, SpillFolder, SpillFull
 
 # Runs of like size that are merged at once: more make fewer merges and more runs to look in.
-_FAN_IN = 3
+_FAN_IN = 4
 # A merge in memory takes about 30 ns an id and the fold waits for it, so runs stop growing about here (0.1 s).
 _FULL_RUN_IDS = 1 << 22
 # Files are merged a few ids at a time, this many for each id added: more than the number of times an id is rewritten.
@@ -157,7 +157,7 @@ class DedupIndex:
         return unheld
 
     def _merge_recent(self) -> None:
-        # A quarter of the limit keeps the copy that a merge makes small beside what is held.
+        # A merge holds its result beside its sources: so at most half of the limit on top.
         most = min(_FULL_RUN_IDS, self._memory_bytes // 80)
         while group := _like_sized(self._recent, most):
             self._recent = [*_without(self._recent, group), merge(group, self._floor())]
