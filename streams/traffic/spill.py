@@ -12,6 +12,7 @@ import itertools
 import mmap
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,11 @@ class SpillFolder:
 
     def create(self, ids: int) -> SpillFile:
         """An empty file that will hold `ids` ids."""
-        file = SpillFile(self._path / f"dedup-{os.getpid()}-{next(_NUMBERS)}.spill", ids)
+        file = None
+        while file is None:
+            # In containers, processes that share a folder may share a process id too.
+            with suppress(FileExistsError):
+                file = SpillFile(self._path / f"dedup-{os.getpid()}-{next(_NUMBERS)}.spill", ids)
         self._files.add(file)
         return file
 

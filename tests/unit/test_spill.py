@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import resource
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streams.traffic import spill
 from streams.traffic.dedup import DedupIndex
 from streams.traffic.runs import Columns, run_of
 from streams.traffic.spill import Rewrite, SpillFolder, SpillFull
@@ -131,3 +133,17 @@ def test_files_go_when_their_ids_have_expired(tmp_path: Path) -> None:
     assert index.bytes_spilled == 0
     assert not list(tmp_path.iterdir())
     folder.close()
+
+
+def test_a_file_name_that_another_container_took_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = SpillFolder(tmp_path), SpillFolder(tmp_path)
+    kept = first.create(10)
+    # As a process of the same id would, which counts from the same number.
+    monkeypatch.setattr(spill, "_NUMBERS", itertools.count(int(kept._path.stem.rpartition("-")[2])))
+    file = second.create(10)
+    assert file._path != kept._path
+    second.close()
+    assert list(tmp_path.iterdir()) == [kept._path]
+    first.close()
