@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.sketches import tdigest, uniq
-from streams.traffic import core, rollup
+from streams.traffic import core, delta, rollup
 from streams.traffic.core import REROUTED, TrafficRules
 from tests.traffic import DAY_MS, HOUR_MS, Process, Record, World, content, event
 
 LAW = settings(
-    max_examples=int(__import__("os").environ.get("EX", "40")),
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -24,10 +24,12 @@ LAW = settings(
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_limits() -> Iterator[None]:
-    """Snapshots, chunks, id blocks, digest tails and thinned sets are all met within a few records."""
+    """Snapshots, chunks, cut deltas, id blocks, digest tails and thinned sets are all met within a few records."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rollup, "SNAPSHOT_AT_BYTES", 300)
         patch.setattr(rollup, "_CHUNK_KEYS", 2)
+        patch.setattr(delta, "RECORD_BYTES", 300)
+        patch.setattr(rollup, "RECORD_BYTES", 300)
         patch.setattr(core, "_BLOCK_BYTES", 32)
         patch.setattr(tdigest, "TAIL", 4)
         patch.setattr(uniq, "CAP", 4)
