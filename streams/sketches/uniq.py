@@ -121,8 +121,10 @@ class UniqSets:
             rows, degrees = _capped(rows, self._degrees[keys])
             wanted = np.arange(len(keys), dtype=np.uint64)
         starts, ends = _bounds(rows, wanted)
-        bodies = [rows[a:b].astype("<u4").tobytes() for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
-        return degrees, ends - starts, bodies
+        first = int(starts.min(initial=len(rows)))
+        body = rows[first : int(ends.max(initial=first))].astype("<u4").tobytes()
+        bounds = zip((4 * (starts - first)).tolist(), (4 * (ends - first)).tolist(), strict=True)
+        return degrees, ends - starts, [body[a:b] for a, b in bounds]
 
 
 def _distinct(ascending: U64) -> U64:

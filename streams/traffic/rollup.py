@@ -20,7 +20,7 @@ import pyarrow as pa
 from streams.sketches.tdigest import TDigests
 from streams.sketches.uniq import UniqSets
 from streams.traffic.delta import HOUR_MS, I64, RECORD_BYTES, Delta, Key, decode_delta, encode_pieces
-from topics import rows as row_schemas
+from streams.traffic.partials import KeyColumns, partials
 
 DELTA = b"r"
 SNAPSHOT = b"s"
@@ -75,6 +75,7 @@ class HourRollup:
         self.dirty: npt.NDArray[np.bool_] = np.zeros(16, dtype=bool)
         self.visitors = UniqSets()
         self.times = TDigests()
+        self._columns = KeyColumns()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -108,6 +109,13 @@ class HourRollup:
         self.sums = np.concatenate([self.sums, np.zeros((6, extra), dtype=np.int64)], axis=1)
         self.changed = np.concatenate([self.changed, np.zeros(extra, dtype=np.int64)])
         self.dirty = np.concatenate([self.dirty, np.zeros(extra, dtype=bool)])
+
+    def table(self, rows: I64, hour_s: int, topic: str, partition: int, version: int) -> Any:
+        """These rows as ClickHouse stores them."""
+        self._columns.update(self.keys)
+        keys, sums = self._columns.arrays(rows), self.sums[:, rows]
+        states = self.visitors.states(rows), self.times.states(rows)
+        return partials(hour_s, topic, partition, version, keys, sums, *states)
 
     def chunks(self) -> Iterator[bytes]:
         """The hour's snapshot, in pieces of a size that fits a record."""
@@ -264,37 +272,12 @@ class Rollups:
 
     def table(self, parts: Part, version: int) -> Any:
         """Rows of `path_stats_hourly_rows` with the whole state of each key."""
-        schema = row_schemas.PATH_STATS_HOURLY
-        columns: dict[str, list[Any]] = {name: [] for name in schema.names}
-        for hour, rows in parts:
-            for name, values in self._columns(hour, rows, version).items():
-                columns[name] += values
-        arrays = []
-        for name in schema.names:
-            kind = schema.field(name).type
-            if pa.types.is_dictionary(kind):
-                arrays.append(pa.array(columns[name], kind.value_type).dictionary_encode())
-            else:
-                arrays.append(pa.array(columns[name], kind))
-        return pa.table(arrays, schema=schema)
-
-    def _columns(self, hour: int, rows: I64, version: int) -> dict[str, list[Any]]:
-        state = self.hours[hour]
-        keys = [state.keys[row] for row in rows.tolist()]
-        names = ("requests", "errors", "bytes", "response_time_us", "timed", "max_response_time_us")
-        return {
-            "hour": [hour * (HOUR_MS // 1000)] * len(keys),
-            "path": [key[0] for key in keys],
-            "method": [key[1] for key in keys],
-            "status_class": [f"{key[2]}xx" for key in keys],
-            "dimensions": [list(zip(key[3][::2], key[3][1::2], strict=True)) for key in keys],
-            "source_topic": [self.topic] * len(keys),
-            "source_partition": [self.partition] * len(keys),
-            "version": [version] * len(keys),
-            **dict(zip(names, state.sums[:, rows].tolist(), strict=True)),
-            "visitors": state.visitors.states(rows),
-            "response_time": state.times.states(rows),
-        }
+        return pa.concat_tables(
+            [
+                self.hours[hour].table(rows, hour * (HOUR_MS // 1000), self.topic, self.partition, version)
+                for hour, rows in parts
+            ]
+        )
 
     def key_count(self) -> int:
         """Keys of all open hours."""
