@@ -57,12 +57,29 @@ def decode_batch(values: Sequence[bytes | None]) -> Decoded:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
         return _decode_one_by_one(values)
     rows = np.arange(len(events))
-    bad = {ip for ip in set(map(_address, events)) if not valid_ip(ip)}
+    bad = _bad_addresses(events)
     if not bad:
         return Decoded(events, rows, [])
     malformed = [(i, bad_ip(event)) for i, event in enumerate(events) if event.client_ip in bad]
     good = np.array([event.client_ip not in bad for event in events])
     return Decoded([event for event in events if event.client_ip not in bad], rows[good], malformed)
+
+
+#: Addresses known to be valid: most of a batch's were in the one before.
+_known_addresses: set[str] = set()
+_KNOWN_MAX = 100_000
+
+
+def _bad_addresses(events: list[TrafficEvent]) -> set[str]:
+    """The addresses among `events` that are none."""
+    if _known_addresses.issuperset(map(_address, events)):
+        return set()
+    fresh = set(map(_address, events)) - _known_addresses
+    bad = {text for text in fresh if not valid_ip(text)}
+    if len(_known_addresses) > _KNOWN_MAX:
+        _known_addresses.clear()
+    _known_addresses.update(fresh - bad)
+    return bad
 
 
 def _decode_one_by_one(values: Sequence[bytes | None]) -> Decoded:
