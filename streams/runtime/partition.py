@@ -90,6 +90,7 @@ class PartitionRunner:
         self._wake = asyncio.Event()
         self._sealed_at = 0.0
         self._flushing: asyncio.Task[None] | None = None
+        self._seeking: asyncio.Task[None] | None = None
         self._draining = False
         self._closing = False
         self._held = True
@@ -125,9 +126,10 @@ class PartitionRunner:
         self._context.faults.reach("fetch")
         if self._draining or not self.ready.is_set():
             return
-        tail = self._inbox[-1].end if self._inbox else self.expected
+        tail = self._tail()
         if batch.begin > tail:
-            self._read_again(tail, batch.begin)
+            self._log.info("reading again", position=tail, seen=batch.begin)
+            self._read_again()
         elif batch.end > tail:
             self._inbox.append(batch.since(tail) if batch.begin < tail else batch)
             self._regulate()
@@ -152,14 +154,20 @@ class PartitionRunner:
         """Fold on after a drain: the partition was kept across a rebalance."""
         self._draining = False
         self._wake.set()
+        if self.ready.is_set():
+            # What came while it drained was dropped, and the reader may stand past it: were it the log's last, nothing
+            # would come to tell.
+            self._read_again()
 
     async def close(self) -> None:
         """Give the partition up. Does not flush."""
         self._draining = self._closing = True
-        for task in (self._task, self._flushing):
-            if task is not None and not task.done():
+        tasks = [task for task in (self._task, self._flushing, self._seeking) if task is not None]
+        while pending := [task for task in tasks if not task.done()]:
+            # More than once: a client of aiokafka that is being closed swallows a cancellation.
+            for task in pending:
                 task.cancel()
-        await asyncio.gather(*(t for t in (self._task, self._flushing) if t is not None), return_exceptions=True)
+            await asyncio.wait(pending, timeout=0.1)
         try:
             async with asyncio.timeout(3):
                 await self._producer.stop()
@@ -259,14 +267,19 @@ class PartitionRunner:
             self._held = held
             self._context.hold(self.partition, held)
 
-    def _read_again(self, position: int, seen: int) -> None:
-        # A rebalance may clear Faust's queues, and with them a batch; its records are still in the log.
-        self._log.info("reading again", position=position, seen=seen)
-        asyncio.create_task(self._seek_back(position))
+    def _tail(self) -> int:
+        """The offset that the next batch is to begin at."""
+        return self._inbox[-1].end if self._inbox else self.expected
 
-    async def _seek_back(self, position: int) -> None:
+    def _read_again(self) -> None:
+        # A rebalance may clear Faust's queues, and with them a batch; its records are still in the log.
+        if self._seeking is None or self._seeking.done():
+            self._seeking = asyncio.create_task(self._seek_back())
+
+    async def _seek_back(self) -> None:
         try:
             bounds: LogBounds = await self._context.bounds(self.partition)
+            position = self._tail()
             if bounds.start > position:
                 raise LogLost(f"offsets {position} to {bounds.start - 1} were removed before they were read")
             await self._context.seek(self.partition, position)
@@ -293,6 +306,7 @@ class PartitionRunner:
             self.stage = "keeping dead letters"
             emits = [*flush.emits, *await self._context.dead_letters.emits(flush.dead)]
             seconds = await self._commit(meta, emits, flush)
+            self.fold.committed(flush)
         except asyncio.CancelledError as error:
             if not self._closing:
                 self._context.fail(f"partition {self.partition}", error)
@@ -300,7 +314,6 @@ class PartitionRunner:
         except Exception as error:
             self._context.fail(f"partition {self.partition}", error)
             return
-        self.fold.committed(flush)
         self.flushed = flush.next_offset
         self._flushing = None
         self.metrics.flushed(time.monotonic() - started, seconds, flush)

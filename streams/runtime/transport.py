@@ -109,6 +109,11 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                     break
         return {}
 
+    async def seek_if_assigned(self, tp: TP, offset: int) -> None:
+        """Read on from `offset`, unless the partition has moved elsewhere."""
+        if tp in self.assignment():
+            self.seek(tp, offset)
+
     async def _next_fetch(self, fetcher: Any, timeout: float) -> None:
         # Short waits: a released hold does not wake the fetcher's waiters.
         waiter = fetcher._create_fetch_waiter()
@@ -136,8 +141,22 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return drained
 
 
+class _NoOffsets(dict[TP, int | None]):
+    """Forgets at once: by the offsets it has read, Faust drops what is read again after a seek, without a word."""
+
+    def __getitem__(self, tp: TP) -> None:
+        return None
+
+    def __setitem__(self, tp: TP, offset: int | None) -> None:
+        pass
+
+
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     """Faust's consumer, yielding one message a partition fetch; its acknowledgements and commits are no-ops."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._read_offset = _NoOffsets()
 
     def _new_consumer_thread(self) -> BatchConsumerThread:
         return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -171,8 +190,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             )
 
     async def perform_seek(self) -> None:
-        """Positions are the take-over's business; only Faust's own read offsets are forgotten."""
-        self._read_offset.clear()
+        """Nothing: positions are the take-over's business."""
+
+    async def seek(self, partition: TP, offset: int) -> None:
+        """Read on from `offset`, in the fetch thread: its fetcher takes no orders from another one."""
+        await self._thread.call_thread(self._thread.seek_if_assigned, partition, offset)
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Nothing: a flush commits its offset inside its transaction."""

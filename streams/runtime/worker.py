@@ -241,9 +241,7 @@ class StreamWorker:
         (holds.hold if held else holds.release)(self._spec.source, partition)
 
     async def _seek(self, partition: int, offset: int) -> None:
-        tp = TP(self._spec.source, partition)
-        if tp in self._app.consumer.assignment():
-            await self._app.consumer.seek(tp, offset)
+        await self._app.consumer.seek(TP(self._spec.source, partition), offset)
 
     # -- rebalance ----------------------------------------------------------------------------------------------
 
@@ -257,12 +255,15 @@ class StreamWorker:
         wanted = {tp.partition for tp in assigned if tp.topic == self._spec.source}
         log.info("assigned", stream=self._spec.stream, partitions=sorted(wanted))
         lost = [self.runners.pop(p) for p in set(self.runners) - wanted]
-        await asyncio.gather(*(runner.close() for runner in lost))
+        new = sorted(wanted - set(self.runners))
+        # Before anything is waited for: Faust lets batches flow meanwhile.
         for runner in self.runners.values():
             runner.resume()
-        assert self._context is not None
-        for partition in sorted(wanted - set(self.runners)):
+        for partition in new:
             self._hold(partition, True)
+        await asyncio.gather(*(runner.close() for runner in lost))
+        assert self._context is not None
+        for partition in new:
             self.runners[partition] = PartitionRunner(self._context, partition)
         self.assigned = True
 
