@@ -34,6 +34,8 @@ class FetchLimits:
     partition_bytes: int = 1 << 20
     wait_ms: int = 100
     session_timeout_ms: int = 10_000
+    #: A worker that has not polled for so long leaves the group, so that others take over what it holds.
+    poll_timeout_ms: int = 300_000
 
     @property
     def heartbeat_ms(self) -> int:
@@ -80,7 +82,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             heartbeat_interval_ms=limits.heartbeat_ms,
             # A rebalance waits for a flush at revoke at most; polling never blocks on a fold.
             rebalance_timeout_ms=max(limits.session_timeout_ms, 30_000),
-            max_poll_interval_ms=300_000,
+            max_poll_interval_ms=limits.poll_timeout_ms,
             metadata_max_age_ms=10_000,
             **transport.client_settings,
         )
@@ -108,6 +110,11 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 if loop.time() >= deadline or fetcher._closed:
                     break
         return {}
+
+    async def note_poll(self) -> None:
+        """Count as a poll: there was nothing to fetch from."""
+        with self._ensure_consumer()._subscription.fetch_context():
+            pass
 
     async def seek_if_assigned(self, tp: TP, offset: int) -> None:
         """Read on from `offset`, unless the partition has moved elsewhere."""
@@ -163,6 +170,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Yield (partition, message) with the message's value a `Batch`."""
+        if not self._get_active_partitions():
+            # Faust then polls nothing, and aiokafka makes a member that never polls leave the group, for good: a spare
+            # worker would no longer be there when it is needed.
+            await self._thread.call_thread(self._thread.note_poll)
         records, _ = await self._wait_next_records(timeout)
         if not records or self.should_stop or not self.flow_active:
             return
