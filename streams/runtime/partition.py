@@ -38,6 +38,9 @@ from topics.records import Batch, Emit, Flush
 
 log = structlog.get_logger(__name__)
 
+#: Stages in which a partition waits for a store.
+WRITING_ROWS, KEEPING_DEAD_LETTERS = "writing rows", "keeping dead letters"
+
 
 @dataclass(frozen=True)
 class RuntimeLimits:
@@ -115,6 +118,11 @@ class PartitionRunner:
         held = ", held" if self._held else ""
         waiting = f"{len(self._inbox)} batches waiting, {self.fold.open_rows} rows open"
         return f"{self.stage}, {waiting}, folded to {self.expected}{held}"
+
+    @property
+    def storing(self) -> bool:
+        """Whether it waits for a store's answer, which has a time-out of its own."""
+        return self.stage in (WRITING_ROWS, KEEPING_DEAD_LETTERS)
 
     @property
     def dirty(self) -> bool:
@@ -303,7 +311,7 @@ class PartitionRunner:
             await self._write_rows(flush)
             assert self.meta is not None
             meta = Meta(self.meta.topic_id, self.meta.partitions, self.meta.epoch, self.meta.term, flush.next_offset)
-            self.stage = "keeping dead letters"
+            self.stage = KEEPING_DEAD_LETTERS
             emits = [*flush.emits, *await self._context.dead_letters.emits(flush.dead)]
             seconds = await self._commit(meta, emits, flush)
             self.fold.committed(flush)
@@ -320,7 +328,7 @@ class PartitionRunner:
         self._wake.set()
 
     async def _write_rows(self, flush: Flush) -> None:
-        self.stage = "writing rows"
+        self.stage = WRITING_ROWS
         self._context.faults.reach("raw.before")
         rows = {name: tables for name, tables in flush.rows.items() if tables}
         dead = self._context.dead_letters.rows(flush.dead)

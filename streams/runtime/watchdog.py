@@ -2,7 +2,8 @@
 its log was changed underneath it.
 
 Committed position against the log's end is the only thing it trusts. It is patient while the broker or the sink is away,
-since then nothing can move, and while a partition is still restoring.
+since then nothing can move, and while a partition is still restoring. A store that answers slowly gets more time: an
+insert may wait for another one, and a worker that starts again would wait for both once more.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from streams.runtime.worker import StreamWorker
 
 log = structlog.get_logger(__name__)
+
+#: So many times the patience for a partition that waits for a store's answer.
+_FOR_STORES = 4
 
 
 class StandsStill(RuntimeError):
@@ -72,7 +76,7 @@ class Watchdog:
                 self._worker.fail(
                     "watchdog", LogLost(f"{where} ends at {ends[partition]}, before the commit {runner.flushed}")
                 )
-            self._judge(partition, runner.flushed, ends[partition], runner.doing)
+            self._judge(partition, runner, ends[partition])
 
     def _measure(self, runners: Mapping[int, PartitionRunner], ends: Mapping[int, int]) -> None:
         for partition, runner in runners.items():
@@ -86,15 +90,16 @@ class Watchdog:
             self._worker.metrics.forget(partition)
         self._measured -= partitions
 
-    def _judge(self, partition: int, flushed: int, end: int, doing: str) -> None:
-        now = time.monotonic()
+    def _judge(self, partition: int, runner: PartitionRunner, end: int) -> None:
+        now, flushed = time.monotonic(), runner.flushed
         last, since = self._moved.get(partition, (-1, now))
         if flushed != last or flushed >= end or not self._worker.sink_available:
             self._moved[partition] = (flushed, now)
-        elif now - since > self._patience_s:
+        elif now - since > self._patience_s * (_FOR_STORES if runner.storing else 1):
             self._worker.fail(
                 "watchdog",
                 StandsStill(
-                    f"{self._worker.source}[{partition}] stands at {flushed} of {end} for {now - since:.0f} s: {doing}"
+                    f"{self._worker.source}[{partition}] stands at {flushed} of {end} for {now - since:.0f} s: "
+                    f"{runner.doing}"
                 ),
             )
