@@ -25,13 +25,13 @@ def kill_plan(points: tuple[str, ...], seed: int) -> str:
 
 
 def test_kill_at_points_that_leave_different_things_behind(new_run: Callable[..., Run]) -> None:
-    kill_at(new_run(session_timeout_s=ALONE_S), kill_plan(FEW, seed=1), seed=1, count=90_000, rate_s=1_500)
+    kill_at(new_run(session_timeout_s=ALONE_S), kill_plan(FEW, seed=1), seed=1, count=30_000, rate_s=1_500)
 
 
 def test_kill_while_misplaced_events_are_sent_on(new_run: Callable[..., Run]) -> None:
     """Three in four records lie in another partition than their id's: each is sent on once, inside a transaction."""
     plan = kill_plan(("send.after", "commit.before", "commit.after"), seed=3)
-    kill_at(new_run(session_timeout_s=ALONE_S), plan, seed=3, count=45_000, rate_s=1_000, partitioner=CRC32)
+    kill_at(new_run(session_timeout_s=ALONE_S), plan, seed=3, count=15_000, rate_s=1_000, partitioner=CRC32)
 
 
 @pytest.mark.long
