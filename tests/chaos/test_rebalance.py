@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from tests.chaos.driver import PARTITIONS, Run, made_up
 from tests.chaos.truth import Truth
-from tests.chaos.workers import SUPERVISED, Worker
+from tests.chaos.workers import CHILD, SUPERVISED, Worker
 
 pytestmark = pytest.mark.stack
 
 EVERY = set(range(PARTITIONS))
 
 
-def _join_and_leave(run: Run, first: Worker) -> float:
+def _join_and_leave(run: Run, first: Worker, command: Sequence[str]) -> float:
     """A second worker shares the work and is drained; the drain's seconds."""
-    second = run.worker(command=SUPERVISED)
+    second = run.worker(command=command)
     run.until(lambda: bool(first.owns()) and second.owns() == EVERY - first.owns() != set(), "they share the work")
     code, seconds = second.drain()
     assert code == 0, second.log()
@@ -30,9 +30,9 @@ def test_a_second_worker_joins_and_leaves_three_times(new_run: Callable[..., Run
     first = run.worker()
     drains = []
     with run.feeder(records, rate_s=1_500 * scale) as feeder:
-        for _ in range(3):
+        for command in (SUPERVISED, CHILD, CHILD):
             run.until(lambda: first.owns() == EVERY, "the first worker owns every partition")
-            drains.append(_join_and_leave(run, first))
+            drains.append(_join_and_leave(run, first, command))
         feeder.finish()
     run.wait_drained()
     run.assert_exact(Truth(records))
