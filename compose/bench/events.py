@@ -93,7 +93,14 @@ class Positions:
 
     def __init__(self, bootstrap: str, group: str, topic: str, partitions: int) -> None:
         self._consumer: Any = Consumer(
-            {"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False, "log_level": _QUIET}
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": group,
+                "enable.auto.commit": False,
+                # The end of all that was written: what is shown a moment later counts as not yet read.
+                "isolation.level": "read_uncommitted",
+                "log_level": _QUIET,
+            }
         )
         self._partitions = [TopicPartition(topic, number) for number in range(partitions)]
 

@@ -39,6 +39,8 @@ class _Reached:
 
 #: The longest pause between rounds of a worker under load, seconds.
 LOADED_PAUSE_S = 2.0
+#: How often such a pause looks whether the load is over, seconds.
+LOOK_S = 0.05
 
 
 class Materialiser:
@@ -57,9 +59,18 @@ class Materialiser:
         while True:
             started = time.monotonic()
             await self.once()
-            busy_s = time.monotonic() - started
-            # Under load a round writes each key once for many flushes; twice its own time apart, it leaves room to fold.
-            await asyncio.sleep(max(0.02, self._interval_s - busy_s, min(2 * busy_s, LOADED_PAUSE_S)))
+            ended = time.monotonic()
+            busy_s = ended - started
+            await asyncio.sleep(max(0.02, self._interval_s - busy_s))
+            await self._leave_room(ended + min(2 * busy_s, LOADED_PAUSE_S))
+
+    async def _leave_room(self, until: float) -> None:
+        """Under load a round writes each key once for many flushes; twice its own time apart, it leaves room to fold.
+
+        When all that was folded is committed, there is nothing to leave room for.
+        """
+        while time.monotonic() < until and any(runner.dirty for runner in self._worker.runners.values()):
+            await asyncio.sleep(LOOK_S)
 
     async def once(self) -> None:
         """Write what has changed since the last time, once a round that is under way has ended: the promise that ends
