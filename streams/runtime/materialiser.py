@@ -59,17 +59,19 @@ class Materialiser:
         while True:
             started = time.monotonic()
             await self.once()
-            ended = time.monotonic()
-            busy_s = ended - started
-            await asyncio.sleep(max(0.02, self._interval_s - busy_s))
-            await self._leave_room(ended + min(2 * busy_s, LOADED_PAUSE_S))
+            busy_s = time.monotonic() - started
+            rest_s = max(0.02, self._interval_s - busy_s)
+            await asyncio.sleep(rest_s)
+            await self._leave_room(min(2 * busy_s, LOADED_PAUSE_S) - rest_s)
 
-    async def _leave_room(self, until: float) -> None:
+    async def _leave_room(self, pause_s: float) -> None:
         """Under load a round writes each key once for many flushes; twice its own time apart, it leaves room to fold.
 
         When all that was folded is committed, there is nothing to leave room for.
         """
-        while time.monotonic() < until and any(runner.dirty for runner in self._worker.runners.values()):
+        for _ in range(round(pause_s / LOOK_S)):
+            if not any(runner.dirty for runner in self._worker.runners.values()):
+                return
             await asyncio.sleep(LOOK_S)
 
     async def once(self) -> None:
