@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from topics.specs import changelog_name
 
 DRAIN_S = 300.0
 _POLL_S = 0.05
+PARTITIONS = 4
 
 Say = Callable[[str], None]
 
@@ -43,12 +44,12 @@ class Load:
     seed: int = 1
 
 
-def measure_full_job(stack: LocalStack, core: int, load: Load, say: Say, **settings: Any) -> Result:
-    """Run the worker over `load` on a started stack that nothing else has used; `settings` override the defaults.
+def measure_full_job(stack: LocalStack, core: int, load: Load, say: Say, tuning: Mapping[str, Any]) -> Result:
+    """Run the worker over `load` on a started stack that nothing else has used; `tuning` are settings of the worker.
 
     Raises BenchFailed when it does not finish or does not count every event once.
     """
-    own = stack.settings(worker_port=free_port(), log_level="warning", **settings)
+    own = stack.settings(**tuning, partitions=PARTITIONS, worker_port=free_port(), log_level="warning")
     spec = traffic(own)
     make_topics(own.kafka_bootstrap, list(spec.topics))
     say(f"filling {spec.source} with {load.events:,} events over {load.paths:,} paths")

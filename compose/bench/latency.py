@@ -12,7 +12,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,15 @@ class Markers:
         return sorted(max(0.0, self.seen[path] - at) for path, at in self.acknowledged.items() if at >= after)
 
 
-def measure_latency(folder: Path, core: int, rate: int, seconds: float, say: Say) -> dict[str, Any]:
-    """Send `rate` events a second for `seconds` and follow the markers among them. Raises BenchFailed when one is lost."""
+def measure_latency(
+    folder: Path, core: int, rate: int, seconds: float, say: Say, tuning: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Send `rate` events a second for `seconds` and follow the markers among them; `tuning` are settings of the worker.
+
+    Raises BenchFailed when a marker is lost.
+    """
     with LocalStack.on_free_ports(folder / "latency") as stack:
-        own = stack.settings(worker_port=free_port(), log_level="warning")
+        own = stack.settings(**tuning, worker_port=free_port(), log_level="warning")
         make_topics(own.kafka_bootstrap, list(traffic(own).topics))
         worker = MeasuredWorker(own, core, stack.data_dir / "worker.log")
         try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from compose.bench.events import filled, make_topics, shape_of
-from compose.bench.full_job import Load, Say, measure_full_job
+from compose.bench.full_job import PARTITIONS, Load, Say, measure_full_job
 from compose.bench.result import Line, Result
 from compose.bench.systems import QUOTED, SYSTEMS, System, measure_system
 from compose.local.stack import LocalStack
@@ -17,24 +18,25 @@ FULL_JOB = "sluiceway"
 MANY_PATHS = "sluiceway-10k-paths"
 NAMES = (FULL_JOB, MANY_PATHS, *(system.name for system in SYSTEMS))
 PATHS_MANY = 10_000
-PARTITIONS = 4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure: `share` scales down the events of systems that get fewer than the full job."""
+    """What to measure: `share` scales down the events of systems that get fewer than the full job, `tuning`
+    are settings of the worker."""
 
     load: Load
     names: list[str]
     share: float = 1.0
+    tuning: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run(plan: Plan, folder: Path, core: int, say: Say) -> Iterator[Line]:
     """Measure one after the other; a line each as it is done. Raises BenchFailed, LocalStackError."""
     if FULL_JOB in plan.names:
-        yield _full_job(folder / FULL_JOB, core, plan.load, say, FULL_JOB)
+        yield _full_job(folder / FULL_JOB, core, plan, say, FULL_JOB)
     if MANY_PATHS in plan.names:
-        many = replace(plan.load, paths=PATHS_MANY)
+        many = replace(plan, load=replace(plan.load, paths=PATHS_MANY))
         yield _full_job(folder / MANY_PATHS, core, many, say, MANY_PATHS)
     others = [system for system in SYSTEMS if system.name in plan.names]
     if others:
@@ -42,9 +44,9 @@ def run(plan: Plan, folder: Path, core: int, say: Say) -> Iterator[Line]:
     yield from QUOTED
 
 
-def _full_job(folder: Path, core: int, load: Load, say: Say, name: str) -> Result:
+def _full_job(folder: Path, core: int, plan: Plan, say: Say, name: str) -> Result:
     with LocalStack.on_free_ports(folder) as stack:
-        result = measure_full_job(stack, core, load, say, partitions=PARTITIONS)
+        result = measure_full_job(stack, core, plan.load, say, plan.tuning)
     return replace(result, system=name)
 
 

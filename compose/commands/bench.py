@@ -7,8 +7,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 import typer
@@ -21,8 +22,10 @@ from compose.bench.report import show
 from compose.bench.result import BenchFailed, Line, Result
 from compose.bench.side_by_side import FULL_JOB, NAMES, Plan, run
 from compose.local.errors import LocalStackError
+from compose.settings import load
 
 QUICK_EVENTS = 100_000
+_TUNING = ("flush_", "rollup_", "dedup_", "traffic_")
 
 bench = typer.Typer(no_args_is_help=True, help="Measure the system on this machine.", rich_markup_mode=None)
 
@@ -49,7 +52,9 @@ def traffic(
             file=sys.stderr,
         )
         raise typer.Exit(2)
-    plan = Plan(Load(QUICK_EVENTS if quick else events, paths, duplicates), names, share=0.1 if quick else 1.0)
+    plan = Plan(
+        Load(QUICK_EVENTS if quick else events, paths, duplicates), names, share=0.1 if quick else 1.0, tuning=_tuning()
+    )
     console = Console(stderr=True, highlight=False, quiet=json_only)
     with _measuring() as (folder, core):
         lines: list[Line] = []
@@ -70,8 +75,15 @@ def latency(
     """Seconds from Kafka's acknowledgement of an event to its being visible in path_stats_hourly, at a steady rate."""
     console = Console(stderr=True, highlight=False, quiet=json_only)
     with _measuring() as (folder, core):
-        found = measure_latency(folder, core, rate, seconds, console.print)
+        found = measure_latency(folder, core, rate, seconds, console.print, _tuning())
         print(json.dumps(found), flush=True)
+
+
+def _tuning() -> dict[str, Any]:
+    """The user's settings of how a worker works; those of places are the bench's own."""
+    settings = load()
+    names = (field.name for field in fields(settings))
+    return {name: getattr(settings, name) for name in names if name.startswith(_TUNING)}
 
 
 @contextmanager
