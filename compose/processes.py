@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from compose.local.process import check_port, dying_with_parent, free_port
 from compose.settings import Settings
 from compose.supervisor import Child, Supervisor
-from compose.worker import settings_of_each
-
-STOP_S = 10.0
+from compose.worker import settings_of_each, stop_within_s
 
 
 class Processes:
@@ -50,8 +48,8 @@ class Processes:
         return [name for name, url in self._answers.items() if not _is_ready(url)]
 
     def stop(self) -> None:
-        """SIGTERM to all, which drains and commits; SIGKILL to what has not ended within STOP_S seconds."""
-        Supervisor(self.children, STOP_S).stop()
+        """SIGTERM to all, which drains and commits; SIGKILL to what does not end in the time that a worker takes at most."""
+        Supervisor(self.children, stop_within_s(self.settings) + 1.0).stop()
 
 
 def _child(name: str, arguments: list[str], settings: Settings) -> Child:

@@ -94,4 +94,6 @@ class Supervisor:
                 log.error("killed: it did not drain in time", pid=process.pid)
                 process.kill()
                 process.wait()
-        return max((abs(process.returncode) for process in running), default=0)
+        # One that had not come to listen for the signal yet had nothing to drain.
+        codes = [abs(process.returncode) for process in running if process.returncode != -signal.SIGTERM]
+        return max(codes, default=0)

@@ -10,7 +10,7 @@ import typer
 from compose.logs import set_up_logs
 from compose.settings import load
 from compose.supervisor import Child, Supervisor, die_with_parent
-from compose.worker import STREAMS, run_stream, settings_of_each, stream_names
+from compose.worker import STREAMS, run_stream, settings_of_each, stop_within_s, stream_names
 
 
 def worker(
@@ -29,4 +29,4 @@ def worker(
     children = [
         Child(f"worker {name}", [*command, name], own.environ()) for name, own in settings_of_each(settings, names)
     ]
-    sys.exit(Supervisor(children, stop_s=settings.flush_deadline_s + 15).run())
+    sys.exit(Supervisor(children, stop_within_s(settings) + 0.3).run())

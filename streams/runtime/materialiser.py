@@ -41,6 +41,8 @@ class _Reached:
 LOADED_PAUSE_S = 2.0
 #: How often such a pause looks whether the load is over, seconds.
 LOOK_S = 0.05
+#: A round does without progress rows when Kafka has not told the log's ends by then, seconds.
+ASK_S = 3.0
 
 
 class Materialiser:
@@ -101,8 +103,9 @@ class Materialiser:
             return
         checked_ms = int(time.time() * 1000)
         try:
-            ends = await self._worker.log_ends([at.runner.partition for at in reached])
-        except KafkaError as error:
+            async with asyncio.timeout(ASK_S):
+                ends = await self._worker.log_ends([at.runner.partition for at in reached])
+        except (KafkaError, TimeoutError) as error:
             log.info("no progress reported while Kafka is away", error=repr(error))
             return
         rows = [self._row(at, ends[at.runner.partition], checked_ms) for at in reached]

@@ -14,7 +14,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from typing import Any
 import faust
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from confluent_kafka import KafkaException
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
@@ -44,6 +46,10 @@ log = structlog.get_logger(__name__)
 
 #: The process gave up on its state; a supervisor starts it again.
 EXIT_FAILED = 70
+#: A stop takes at most this much longer than the deadline of its last flush, seconds.
+CLOSE_S = 1.2
+#: A server that has not answered a farewell by then hangs, seconds.
+FAREWELL_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -100,26 +106,23 @@ class StreamWorker:
         self._app, self._transport = self._make_app()
         self._observer: AIOKafkaConsumer | None = None
         self._context: PartitionContext | None = None
+        self._materialiser: Materialiser | None = None
+        self._background: list[asyncio.Task[None]] = []
+        self._open: list[Callable[[], Awaitable[Any]]] = []  # how to close what is open, in the order of opening
         self.assigned = False
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set, then drain, commit and leave the group."""
-        await self._admin.wait_for_broker()
-        partitions = await self._prepare_topics()
-        status = StatusServer(self)
-        url = await status.start(self._config.status_host, self._config.status_port)
-        self._observer = AIOKafkaConsumer(enable_auto_commit=False, isolation_level="read_committed", **self._clients())
-        await self._observer.start()
-        self._context = self._make_context(url, partitions)
-        watchdog = Watchdog(self, self._config.watchdog_s)
-        materialiser = Materialiser(self, self._sink, self._faults, self._config.rollup_interval_s, partitions)
-        background = [asyncio.create_task(watchdog.run()), asyncio.create_task(materialiser.run())]
-        for task in background:
-            task.add_done_callback(self._background_ended)
-        await self._app.start()
-        await self._until_stopped(stop)
-        await self._shut_down(background, materialiser)
-        await status.stop()
+        """Serve until `stop` is set, then drain, commit and leave the group.
+
+        In every state, and with any server away, it returns within `flush_deadline_s` and CLOSE_S of the stop.
+        """
+        starting, stopped = asyncio.create_task(self._start()), asyncio.create_task(stop.wait())
+        await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            await starting
+            await self._until_stopped(stop)
+        starting.cancel()
+        await self._shut_down()
 
     def feed(self, batch: Any) -> None:
         """One fetched batch from the agent."""
@@ -129,6 +132,9 @@ class StreamWorker:
 
     def fail(self, where: str, error: BaseException) -> None:
         """End the process at once: what was really committed is restored by the next one."""
+        if self._stopping and isinstance(error, (KafkaError, KafkaException, TimeoutError)):
+            log.warning("stopped without the last flush", where=where, error=f"{type(error).__name__}: {error}")
+            os._exit(0)
         log.critical("giving up this process", where=where, error=f"{type(error).__name__}: {error}", exc_info=error)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -172,6 +178,24 @@ class StreamWorker:
         return (await self._context.guard.current()).topic_id
 
     # -- making -------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        await self._admin.wait_for_broker()
+        partitions = await self._prepare_topics()
+        status = StatusServer(self)
+        self._open.append(status.stop)
+        url = await status.start(self._config.status_host, self._config.status_port)
+        self._observer = AIOKafkaConsumer(enable_auto_commit=False, isolation_level="read_committed", **self._clients())
+        self._open.append(self._observer.stop)
+        await self._observer.start()
+        self._context = self._make_context(url, partitions)
+        watchdog = Watchdog(self, self._config.watchdog_s)
+        self._materialiser = Materialiser(self, self._sink, self._faults, self._config.rollup_interval_s, partitions)
+        self._background = [asyncio.create_task(watchdog.run()), asyncio.create_task(self._materialiser.run())]
+        for task in self._background:
+            task.add_done_callback(self._background_ended)
+        self._open.append(self._app.stop)
+        await self._app.start()
 
     def _clients(self) -> dict[str, Any]:
         return self._config.kafka.aiokafka()
@@ -277,29 +301,36 @@ class StreamWorker:
             self.fail("consumer", self._app.crash_reason or RuntimeError("the Faust app stopped by itself"))
         crashed.cancel()
 
-    async def _shut_down(self, background: list[asyncio.Task[None]], materialiser: Materialiser) -> None:
+    async def _shut_down(self) -> None:
         started = time.monotonic()
         self._stopping = True
         deadline_s = self._config.flush_deadline_s
         drained = await asyncio.gather(*(runner.drain(deadline_s) for runner in self.runners.values()))
+        await self._write_last_rollups(max(0.5, started + deadline_s - time.monotonic()))
+        # Not cancelled but left: what waits for a server that hangs may not heed it, and the process ends anyway.
+        closing = asyncio.create_task(self._close())
+        left_s = started + deadline_s + CLOSE_S - time.monotonic()
+        await asyncio.wait([closing], timeout=min(left_s, FAREWELL_S))
+        clean = all(drained) and closing.done()
+        log.info("drained", stream=self._spec.stream, clean=clean, s=round(time.monotonic() - started, 2))
+
+    async def _write_last_rollups(self, deadline_s: float) -> None:
+        if self._materialiser is None or not self._sink.available:
+            return
         try:
-            async with asyncio.timeout(max(0.5, deadline_s - (time.monotonic() - started))):
-                await materialiser.once()
+            async with asyncio.timeout(deadline_s):
+                await self._materialiser.once()
         except TimeoutError:
             log.info("rollups are written at the next start")
-        for task in background:
+
+    async def _close(self) -> None:
+        for task in self._background:
             task.remove_done_callback(self._background_ended)
             task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.gather(*(runner.close() for runner in self.runners.values()))
-        try:
-            async with asyncio.timeout(5):
-                await self._app.stop()
-        except TimeoutError:
-            log.warning("Faust did not stop in time")
-        if self._observer is not None:
-            await self._observer.stop()
-        log.info("drained", stream=self._spec.stream, clean=all(drained), s=round(time.monotonic() - started, 2))
+        for close in reversed(self._open):
+            await close()
 
     def _background_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
