@@ -216,6 +216,8 @@ class DedupIndex:
             self._rewrite = None
             self._spilled.append(merged)
             self._replace_spilled(rewrite.sources)
+            # The ids it began with may all have expired since.
+            self._drop_expired()
 
     def _replace_spilled(self, gone: Sequence[Run]) -> None:
         for run in self._spilled:

@@ -178,6 +178,20 @@ def test_many_ids_through_spills_rewrites_and_expiry_stay_exact(tmp_path: Path) 
     folder.close()
 
 
+def test_a_rewrite_whose_ids_expire_under_way_leaves_no_file(tmp_path: Path) -> None:
+    index = DedupIndex(memory_bytes=0, spill=SpillFolder(tmp_path))
+    for seed in range(4):
+        index.add(hashes(seed, 500), np.full(500, 5))
+    index.add(hashes(4, 1), np.full(1, 5))  # spills the fourth run and begins to merge the four, 8 ids of 2,000
+    assert index.expire(6) == [5]
+    for seed in (0, 5, 6, 7):  # end the merge: nothing of it is live
+        assert index.add(hashes(seed, 500), np.full(500, 9)).all()
+    assert len(index) == 2_000
+    assert index.bytes_spilled == 1_500 * 18
+    index.close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_ids_with_one_upper_half_are_told_apart(folder: SpillFolder) -> None:
     same_hi = np.zeros((3_000, 16), dtype=np.uint8)
     same_hi[:, 8:] = hashes(1, 3_000)[:, 8:]
