@@ -64,8 +64,9 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 def members(stack: LocalStack) -> int:
     """Members of the stream's group."""
-    asked = AdminClient({"bootstrap.servers": stack.kafka.bootstrap}).describe_consumer_groups([GROUP])
-    return len(asked[GROUP].result().members)
+    # A client that is dropped while a question is open never answers it: it is held until the answer is there.
+    admin = AdminClient({"bootstrap.servers": stack.kafka.bootstrap})
+    return len(admin.describe_consumer_groups([GROUP])[GROUP].result(DEADLINE_S).members)
 
 
 def test_a_spare_worker_is_there_when_it_is_needed(
