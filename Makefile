@@ -11,7 +11,7 @@ LOG ?=
 setup: $(STAMP)
 
 # uv where it is installed (seconds), pip otherwise (a minute or two); both install exactly requirements.lock.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml setup.py $(wildcard topics/native/*.c topics/native/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sluiceway needs Python 3.11 or later; set PYTHON=python3.x"; exit 1; }
 	@if command -v uv >/dev/null 2>&1; then \
 	  echo "setup: uv"; uv venv -q --allow-existing --python $(PYTHON) $(VENV) && \

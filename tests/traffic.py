@@ -14,24 +14,13 @@ from streams.traffic import core
 from streams.traffic.core import TrafficRules
 from streams.traffic.dedup import DedupIndex
 from streams.traffic.fold import TrafficFold
-from topics.records import Batch, DeadLetter, Emit, Flush, Headers
+from topics.records import Batch, DeadLetter, Emit, Flush, Record
 
 #: 2026-11-20 00:00 UTC, on the hour.
 DAY_MS = 1_795_132_800_000
 HOUR_MS = 3_600_000
 
 ChangelogRecord = tuple[bytes, bytes | None]
-
-
-@dataclass(frozen=True)
-class Record:
-    """One record of the source partition."""
-
-    offset: int
-    append_ms: int
-    value: bytes | None
-    key: bytes | None = None
-    headers: Headers = ()
 
 
 def event(event_id: str | None = "e", timestamp_ms: int = DAY_MS, **fields: Any) -> bytes:
@@ -49,17 +38,7 @@ def event(event_id: str | None = "e", timestamp_ms: int = DAY_MS, **fields: Any)
 
 def batch(records: Sequence[Record], begin: int, end: int, partition: int = 0) -> Batch:
     """One fetch from `begin` to `end`."""
-    return Batch(
-        core.TRAFFIC_EVENTS,
-        partition,
-        begin,
-        end,
-        np.array([r.offset for r in records], dtype=np.int64),
-        np.array([r.append_ms for r in records], dtype=np.int64),
-        [r.key for r in records],
-        [r.value for r in records],
-        [r.headers for r in records],
-    )
+    return Batch.of(core.TRAFFIC_EVENTS, partition, begin, end, records)
 
 
 def new_fold(rules: TrafficRules) -> TrafficFold:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-Headers = Sequence[tuple[str, bytes | None]]
+from topics import native
+from topics.headers import Headers, read_headers, write_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,28 +27,88 @@ class Unreadable:
     error: str
 
 
+class Record(NamedTuple):
+    """One record of a log, as plain values."""
+
+    offset: int
+    append_ms: int
+    value: bytes | None
+    key: bytes | None = None
+    headers: Headers = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One fetch of one partition, as columns of n records in offset order.
+    """One fetch of one partition: n records in offset order, as columns.
 
     `begin` is the position the fetch was asked from and `end` the position after it; both count control records and
     aborted transactions that no reader sees, so `begin` of a batch equals `end` of the one before exactly when nothing
-    was dropped between them. `append_ms` is the broker's append time.
+    was dropped between them. `columns` is int64[8, n] as `native.split_records` makes it, places counted in `data`.
     """
 
     topic: str
     partition: int
     begin: int
     end: int
-    offsets: npt.NDArray[np.int64]
-    append_ms: npt.NDArray[np.int64]
-    keys: list[bytes | None]
-    values: list[bytes | None]
-    headers: list[Headers]
+    data: npt.NDArray[np.uint8]
+    columns: npt.NDArray[np.int64]
     unreadable: tuple[Unreadable, ...] = ()
 
+    @classmethod
+    def of(cls, topic: str, partition: int, begin: int, end: int, records: Sequence[Record]) -> Batch:
+        """A batch of records that are plain values already."""
+        headers = [write_headers(record.headers) for record in records]
+        pieces = [piece for r, raw in zip(records, headers, strict=True) for piece in (r.key, r.value, raw)]
+        size = np.array([-1 if piece is None else len(piece) for piece in pieces], dtype=np.int64).reshape(-1, 3)
+        at = np.cumsum(np.maximum(size, 0)).reshape(-1, 3) - np.maximum(size, 0)
+        columns = np.empty((8, len(records)), dtype=np.int64)
+        columns[native.OFFSET] = [record.offset for record in records]
+        columns[native.TIME] = [record.append_ms for record in records]
+        columns[native.KEY_AT :: 2], columns[native.KEY_SIZE :: 2] = at.T, size.T
+        data = np.frombuffer(b"".join(piece or b"" for piece in pieces), dtype=np.uint8)
+        return cls(topic, partition, begin, end, data, columns)
+
     def __len__(self) -> int:
-        return len(self.values)
+        return int(self.columns.shape[1])
+
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """The offset of each record."""
+        column: npt.NDArray[np.int64] = self.columns[native.OFFSET]
+        return column
+
+    @property
+    def append_ms(self) -> npt.NDArray[np.int64]:
+        """The broker's append time of each record."""
+        column: npt.NDArray[np.int64] = self.columns[native.TIME]
+        return column
+
+    @property
+    def values(self) -> native.Texts:
+        """The value of each record."""
+        return native.Texts(self.data, self.columns[native.VALUE_AT], self.columns[native.VALUE_SIZE])
+
+    @property
+    def raw_headers(self) -> native.Texts:
+        """The headers of each record as they lie in it, of size 0 for none; see `topics.headers`."""
+        return native.Texts(self.data, self.columns[native.HEADERS_AT], self.columns[native.HEADERS_SIZE])
+
+    def key(self, row: int) -> bytes | None:
+        """One record's key."""
+        return self._bytes(native.KEY_AT, row)
+
+    def value(self, row: int) -> bytes | None:
+        """One record's value."""
+        return self._bytes(native.VALUE_AT, row)
+
+    def headers(self, row: int) -> Headers:
+        """One record's headers."""
+        return read_headers(self._bytes(native.HEADERS_AT, row) or b"")
+
+    def records(self) -> Iterator[Record]:
+        """All records as plain values, for folds that look at each."""
+        for row, (offset, append_ms) in enumerate(zip(self.offsets.tolist(), self.append_ms.tolist(), strict=True)):
+            yield Record(offset, append_ms, self.value(row), self.key(row), self.headers(row))
 
     def since(self, offset: int) -> Batch:
         """The part of this batch at and after `offset`."""
@@ -57,13 +118,14 @@ class Batch:
             self.partition,
             max(self.begin, offset),
             self.end,
-            self.offsets[cut:],
-            self.append_ms[cut:],
-            self.keys[cut:],
-            self.values[cut:],
-            self.headers[cut:],
+            self.data,
+            self.columns[:, cut:],
             tuple(u for u in self.unreadable if u.first_offset >= offset),
         )
+
+    def _bytes(self, column: int, row: int) -> bytes | None:
+        at, size = self.columns[column : column + 2, row].tolist()
+        return None if size < 0 else self.data[at : at + size].tobytes()
 
 
 class Emit(NamedTuple):
@@ -113,18 +175,3 @@ class Flush:
     emits: list[Emit] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     token: Any = None
-
-
-def header(headers: Headers, name: str) -> bytes | None:
-    """The first value of header `name`, or None."""
-    for key, value in headers:
-        if key == name:
-            return value
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many records of each outcome a step saw, by label (`accepted`, `duplicate`, `late`, ...)."""
-
-    by_outcome: Mapping[str, int]

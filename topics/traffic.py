@@ -64,6 +64,7 @@ def decode(value: bytes | None) -> TrafficEvent | Malformed:
     if not value:
         return Malformed("empty", "the record's value is empty")
     try:
+        value.decode()  # the decoder passes over what it does not need, UTF-8 or not
         event = decode_strictly(value)
     except msgspec.ValidationError as error:
         return Malformed("invalid", str(error))

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from streams.runtime.fold import ObjectStore
 from topics import rows as row_schemas
-from topics.records import DeadLetter, Emit, Headers, header
+from topics.headers import Headers, header
+from topics.records import DeadLetter, Emit
 
 _ERROR_CHARS = 2_000
 _OUR_NAMES = {"reason", "error", "source_topic", "source_partition", "source_offset", "attempts", "object"}

@@ -1,7 +1,7 @@
 """From the bytes of one fetch to a `Batch`: what a reader may see of them, and what no reader can decode kept whole.
 
-aiokafka's decoder does the work at its speed. It gives up a whole batch for one thing it dislikes, though, so a batch it
-refuses is looked at once more, record by record (see `recordbytes`).
+aiokafka checks each broker batch and unpacks its head; its records are split by a kernel, without an object for each. Of a
+batch that makes no sense from some record on, what comes before it is kept.
 """
 
 from __future__ import annotations
@@ -11,19 +11,30 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from aiokafka import codec
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.memory_records import MemoryRecords
 
-from streams.runtime.recordbytes import Record, salvage
-from topics.records import Batch, Headers, Unreadable
+from topics import native
+from topics.records import Batch, Unreadable
 
 _LENGTH = struct.Struct(">i")
 _LENGTH_AT = 8
 _OVERHEAD_BYTES = 12
-_LOG_APPEND_TIME = 1
-_NONE = np.empty(0, dtype=np.int64)
+#: base offset, length, leader epoch, magic, crc, attributes, last offset delta, first and max timestamp, producer id,
+#: producer epoch, base sequence, record count (https://kafka.apache.org/documentation/#recordbatch)
+_HEAD = struct.Struct(">qiibIhiqqqhii")
+_CODEC_MASK = 0x07
+_LOG_APPEND_TIME = 0x08
+_DECODERS = {
+    0: bytes,
+    1: codec.gzip_decode,
+    2: codec.snappy_decode,
+    3: codec.lz4_decode,
+    4: codec.zstd_decode,
+}
 
 
 class FetchedRecords:
@@ -72,7 +83,7 @@ def decode_fetch(topic: str, partition: int, fetched: PartitionRecords) -> Batch
         if not raw.validate_crc():
             raise CorruptRecordException(f"Invalid CRC: {topic}[{partition}] at {raw.base_offset}")
         if not (_aborted(fetched, raw) or raw.is_control_batch):
-            columns.extend(raw, log, fetched.next_fetch_offset)
+            columns.extend(raw, log.batch_bytes, fetched.next_fetch_offset)
         fetched.next_fetch_offset = raw.next_offset
     return columns.batch(topic, partition, begin, fetched.next_fetch_offset)
 
@@ -87,60 +98,50 @@ def _aborted(fetched: PartitionRecords, raw: Any) -> bool:
 
 
 class _Columns:
+    """The records of a fetch's batches, gathered."""
+
     def __init__(self) -> None:
-        self.offsets: list[npt.NDArray[np.int64]] = []
-        self.append_ms: list[npt.NDArray[np.int64]] = []
-        self.keys: list[bytes | None] = []
-        self.values: list[bytes | None] = []
-        self.headers: list[Headers] = []
-        self.unreadable: list[Unreadable] = []
+        self._payloads: list[bytes] = []
+        self._size = 0
+        self._columns: list[npt.NDArray[np.int64]] = []
+        self._unreadable: list[Unreadable] = []
 
-    def extend(self, raw: Any, log: FetchedRecords, position: int) -> None:
-        """Add the records of one broker batch from `position` on."""
+    def extend(self, raw: Any, data: bytes, position: int) -> None:
+        """Add the records of one broker batch, whole in `data`, from `position` on."""
+        base_offset, *_, attributes, _, first_ms, max_ms, _, _, _, count = _HEAD.unpack_from(data)
         try:
-            records = list(raw)
-        except Exception:  # any decoder error of any codec: the batch is poison, not the worker
-            records = self._salvaged(raw, log.batch_bytes)
-        if records and records[0].offset < position:
-            records = [record for record in records if record.offset >= position]
-        if not records:
+            payload = _DECODERS[attributes & _CODEC_MASK](data[_HEAD.size :])
+        except Exception as error:  # codecs raise what they like: the batch is poison, not the worker
+            self._bury(base_offset, raw, data, f"{type(error).__name__}: {error}")
             return
-        self.offsets.append(_offsets(records))
-        self.append_ms.append(_times(raw, records))
-        self.keys += [record.key for record in records]
-        self.values += [record.value for record in records]
-        self.headers += [record.headers for record in records]
+        view = np.frombuffer(payload, dtype=np.uint8)
+        columns, whole = native.split_records(view, count, self._size, base_offset, first_ms)
+        if not whole:
+            read = columns.shape[1]
+            first = int(columns[native.OFFSET, -1]) + 1 if read else base_offset
+            self._bury(first, raw, data, f"record {read + 1} of {count} does not fit the batch's {len(payload)} bytes")
+        if attributes & _LOG_APPEND_TIME:  # one time for the whole batch
+            columns[native.TIME] = max_ms
+        if columns.shape[1] and columns[native.OFFSET, 0] < position:
+            columns = columns[:, columns[native.OFFSET] >= position]
+        if columns.shape[1]:
+            self._payloads.append(payload)
+            self._size += len(payload)
+            self._columns.append(columns)
 
-    def _salvaged(self, raw: Any, data: bytes) -> list[Record]:
-        records, problem = salvage(data)
-        if problem is not None:
-            first = records[-1].offset + 1 if records else raw.base_offset
-            self.unreadable.append(Unreadable(first, raw.next_offset, raw.max_timestamp, data, problem))
-        return records
+    def _bury(self, first_offset: int, raw: Any, data: bytes, error: str) -> None:
+        self._unreadable.append(Unreadable(first_offset, raw.next_offset, raw.max_timestamp, data, error))
 
     def batch(self, topic: str, partition: int, begin: int, end: int) -> Batch:
+        """All that was added."""
+        columns = self._columns or [np.empty((8, 0), dtype=np.int64)]
+        data = self._payloads[0] if len(self._payloads) == 1 else b"".join(self._payloads)
         return Batch(
             topic,
             partition,
             begin,
             end,
-            np.concatenate([_NONE, *self.offsets]),
-            np.concatenate([_NONE, *self.append_ms]),
-            self.keys,
-            self.values,
-            self.headers,
-            tuple(self.unreadable),
+            np.frombuffer(data, dtype=np.uint8),
+            np.ascontiguousarray(columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)),
+            tuple(self._unreadable),
         )
-
-
-def _offsets(records: list[Any]) -> npt.NDArray[np.int64]:
-    first, last = records[0].offset, records[-1].offset
-    if last - first == len(records) - 1:  # offsets only rise: no gap, as in any log that is not compacted
-        return np.arange(first, last + 1, dtype=np.int64)
-    return np.array([record.offset for record in records], dtype=np.int64)
-
-
-def _times(raw: Any, records: list[Any]) -> npt.NDArray[np.int64]:
-    if raw.timestamp_type == _LOG_APPEND_TIME:  # one time for the whole batch
-        return np.full(len(records), records[0].timestamp, dtype=np.int64)
-    return np.array([record.timestamp for record in records], dtype=np.int64)

@@ -1,193 +1,234 @@
 """From a batch of records to columns of accepted rows: the part of the fold that touches every event.
 
-A value costs one strict decode and one look at each field; everything else works on whole columns. Strings that repeat
-(path, method, address) become codes of a dictionary that lives as long as one flush.
+A kernel reads the values that are written plainly, as nearly all are, straight into columns; `topics.traffic.decode` has
+the last word on every other one, and its event joins the same columns. Strings that repeat (path, method, address) become
+codes of a dictionary that lives as long as one flush.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from operator import attrgetter
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import xxhash
 
+from topics import native
 from topics import rows as row_schemas
-from topics.records import Batch, header
-from topics.traffic import Malformed, TrafficEvent, bad_ip, decode, decode_strictly, valid_ip
+from topics import traffic as limits
+from topics.headers import header, read_headers
+from topics.native import Texts, Words
+from topics.records import Batch
+from topics.traffic import Malformed, TrafficEvent, decode, valid_ip
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+T = TypeVar("T")
 
-
-class Codes(dict[Any, int]):
-    """Numbers values from 0 in the order of their first appearance."""
-
-    def __missing__(self, value: Any) -> int:
-        code = self[value] = len(self)
-        return code
-
-    def of(self, values: Iterable[Any]) -> I32:
-        """The code of each value."""
-        return np.fromiter(map(self.__getitem__, values), dtype=np.int32)
+_LIMITS = native.EventLimits(
+    id_chars=limits.MAX_ID_CHARS,
+    short_chars=limits.MAX_SHORT_CHARS,
+    path_chars=limits.MAX_PATH_CHARS,
+    agent_chars=limits.MAX_AGENT_CHARS,
+    dimensions=limits.MAX_DIMENSIONS,
+    dimension_chars=limits.MAX_DIMENSION_CHARS,
+    timestamp_ms=limits.MAX_TIMESTAMP_MS,
+    bytes=limits.MAX_BYTES,
+    response_ms=limits.MAX_RESPONSE_MS,
+)
 
 
 @dataclass(slots=True)
 class Decoded:
-    """The events of a batch, `rows` telling each one's record; `malformed` pairs record and reason."""
+    """The n events of a batch as columns, `rows` telling each one's record; `malformed` pairs record and reason.
 
-    events: list[TrafficEvent]
+    `at` and `size` are int64[6, n] places in `data` of id, method, path, address, agent and dimensions (as JSON);
+    `numbers` is int64[3, n]: time, status, bytes (-1 where absent). An absent text has size -1, an absent response
+    time is NaN.
+    """
+
+    data: npt.NDArray[np.uint8]
+    at: I64
+    size: I64
+    numbers: I64
+    response_ms: F64
     rows: I64
     malformed: list[tuple[int, Malformed]]
 
+    def __len__(self) -> int:
+        return len(self.rows)
 
-_address = attrgetter("client_ip")
+    @property
+    def timestamp_ms(self) -> I64:
+        """Each event's own time."""
+        times: I64 = self.numbers[native.TIMESTAMP]
+        return times
 
+    @property
+    def ids(self) -> Texts:
+        """Each event's id."""
+        return self.text(native.ID)
 
-def decode_batch(values: Sequence[bytes | None]) -> Decoded:
-    """Decode all values; one bad value costs a second look at its batch, not the batch."""
-    try:
-        events = [decode_strictly(value) for value in values]  # type: ignore[arg-type]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
-        return _decode_one_by_one(values)
-    rows = np.arange(len(events))
-    bad = _bad_addresses(events)
-    if not bad:
-        return Decoded(events, rows, [])
-    malformed = [(i, bad_ip(event)) for i, event in enumerate(events) if event.client_ip in bad]
-    good = np.array([event.client_ip not in bad for event in events])
-    return Decoded([event for event in events if event.client_ip not in bad], rows[good], malformed)
+    def text(self, column: int) -> Texts:
+        """One of the texts."""
+        return Texts(self.data, self.at[column], self.size[column])
 
-
-#: Addresses known to be valid: most of a batch's were in the one before.
-_known_addresses: set[str] = set()
-_KNOWN_MAX = 100_000
-
-
-def _bad_addresses(events: list[TrafficEvent]) -> set[str]:
-    """The addresses among `events` that are none."""
-    if _known_addresses.issuperset(map(_address, events)):
-        return set()
-    fresh = set(map(_address, events)) - _known_addresses
-    bad = {text for text in fresh if not valid_ip(text)}
-    if len(_known_addresses) > _KNOWN_MAX:
-        _known_addresses.clear()
-    _known_addresses.update(fresh - bad)
-    return bad
+    def take(self, rows: npt.NDArray[Any]) -> Decoded:
+        """These events, by index or mask."""
+        at, size, numbers = (np.ascontiguousarray(columns[:, rows]) for columns in (self.at, self.size, self.numbers))
+        return Decoded(self.data, at, size, numbers, self.response_ms[rows], self.rows[rows], self.malformed)
 
 
-def _decode_one_by_one(values: Sequence[bytes | None]) -> Decoded:
-    results = [decode(value) for value in values]
-    malformed = [(i, result) for i, result in enumerate(results) if isinstance(result, Malformed)]
-    events = [result for result in results if isinstance(result, TrafficEvent)]
-    rows = [i for i, result in enumerate(results) if isinstance(result, TrafficEvent)]
-    return Decoded(events, np.array(rows, dtype=np.int64), malformed)
+def decode_batch(values: Texts) -> Decoded:
+    """Decode all values. Total: each is an event or malformed."""
+    read = native.read_events(values, _LIMITS)
+    every = np.arange(len(values))
+    decoded = Decoded(values.data, read.at, read.size, read.number, read.response_ms, every, [])
+    if not read.look.any():
+        return decoded
+    events: list[tuple[int, TrafficEvent]] = []
+    for row in np.flatnonzero(read.look).tolist():
+        if read.look[row] == native.UNKNOWN_ADDRESS and valid_ip(_text(decoded, native.ADDRESS, row)):
+            continue
+        result = decode(None if values.size[row] < 0 else values.bytes_of(row))
+        if isinstance(result, Malformed):
+            decoded.malformed.append((row, result))
+        else:
+            events.append((row, result))
+    _put(decoded, events)
+    if not decoded.malformed:
+        return decoded
+    return decoded.take(np.delete(every, [row for row, _ in decoded.malformed]))
 
 
-def text_buffers(strings: Any) -> tuple[npt.NDArray[np.uint8], I32]:
-    """The bytes and offsets of a pyarrow string array without nulls."""
-    _, offsets, data = strings.buffers()
-    ends = np.frombuffer(offsets, dtype=np.int32)[strings.offset : strings.offset + len(strings) + 1]
-    return np.frombuffer(data if data is not None else b"", dtype=np.uint8), ends
+def _text(decoded: Decoded, column: int, row: int) -> str:
+    return decoded.text(column).bytes_of(row).decode()
 
 
-def digests_of(ids: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """The xxh3 128-bit digest of each id, uint8[n, 16]: stable between versions and machines."""
-    digest = xxhash.xxh3_128_digest
-    packed = b"".join([digest(text.encode()) for text in ids])
-    return np.frombuffer(packed, dtype=np.uint8).reshape(len(ids), 16)
+def _put(decoded: Decoded, events: list[tuple[int, TrafficEvent]]) -> None:
+    """Write events that were decoded one by one into the columns of their rows, their texts behind the other data."""
+    texts = [_texts_of(event) for _, event in events]
+    if not texts:
+        return
+    size = np.array([[-1 if text is None else len(text) for text in row] for row in texts], dtype=np.int64)
+    at = np.cumsum(np.maximum(size, 0)).reshape(size.shape) - np.maximum(size, 0) + len(decoded.data)
+    more = np.frombuffer(b"".join(text or b"" for row in texts for text in row), dtype=np.uint8)
+    rows = [row for row, _ in events]
+    decoded.data = np.concatenate([decoded.data, more])
+    decoded.at[:, rows], decoded.size[:, rows] = at.T, size.T
+    numbers = [(e.timestamp_ms, e.status, -1 if e.bytes is None else e.bytes) for _, e in events]
+    decoded.numbers[:, rows] = np.array(numbers, dtype=np.int64).T
+    decoded.response_ms[rows] = [np.nan if e.response_time_ms is None else e.response_time_ms for _, e in events]
+
+
+def _texts_of(event: TrafficEvent) -> tuple[bytes | None, ...]:
+    """An event's texts in the order of `Decoded`."""
+    agent = None if event.user_agent is None else event.user_agent.encode()
+    labels = None if event.dimensions is None else msgspec.json.encode(event.dimensions)
+    return (
+        event.event_id.encode(),
+        event.method.encode(),
+        event.path.encode(),
+        event.client_ip.encode(),
+        agent,
+        labels,
+    )
 
 
 @dataclass(slots=True)
 class Rows:
-    """Accepted rows of one batch, as columns; codes refer to the flush's `Dictionaries`."""
+    """Accepted rows of one batch, as columns; codes refer to the flush's `Dictionaries`, -1 standing for absent."""
 
-    event_id: Any
-    timestamp_ms: I64
+    ids: npt.NDArray[np.uint8]
+    id_size: I64
+    numbers: I64
+    response_ms: F64
     method: I32
     path: I32
-    status: I64
     ip: I32
-    response_time_ms: Any
-    bytes: Any
-    agent: I32 | None
-    labels: list[dict[str, str] | None] | None
-    group: I32 | None
-    producer: I32 | None
+    agent: I32
+    labels: I32
+    producer: I32
     offset: I64
     append_ms: I64
 
     def __len__(self) -> int:
-        return len(self.timestamp_ms)
+        return len(self.offset)
+
+    @property
+    def timestamp_ms(self) -> I64:
+        """Each event's own time."""
+        times: I64 = self.numbers[native.TIMESTAMP]
+        return times
 
 
 class Dictionaries:
-    """What the codes of one flush's rows stand for. `group` are the configured dimensions (`Key`)."""
+    """What the codes of one flush's rows stand for. Labels are the events' dimensions, producers their headers, both as
+    they were written."""
 
     def __init__(self) -> None:
-        self.method, self.path, self.ip = Codes(), Codes(), Codes()
-        self.agent, self.group, self.producer = Codes(), Codes(), Codes()
+        self.method, self.path, self.ip = Words(), Words(), Words()
+        self.agent, self.labels, self.producer = Words(), Words(), Words()
 
-    @cached_property
-    def addresses(self) -> Any:
-        """The distinct addresses as a pyarrow array, in the order of their codes. Ask for it when all rows are in."""
-        return pa.array(list(self.ip), pa.string())
-
-    def rows(self, batch: Batch, events: list[TrafficEvent], at: I64, ids: Any, dimensions: tuple[str, ...]) -> Rows:
-        """The columns of accepted `events`, whose records are `at` in the batch and whose ids are `ids` (pyarrow)."""
-        labels = [event.dimensions for event in events]
-        agents = [event.user_agent for event in events]
-        headers = [batch.headers[i] for i in at.tolist()] if any(batch.headers) else []
+    def rows(self, batch: Batch, events: Decoded) -> Rows:
+        """The columns of accepted `events` of `batch`."""
+        at, count = events.rows, len(events)
+        headers = batch.raw_headers.take(at)
+        headers.size[headers.size == 0] = -1
         return Rows(
-            event_id=ids,
-            timestamp_ms=np.array([event.timestamp_ms for event in events], dtype=np.int64),
-            method=self.method.of([event.method for event in events]),
-            path=self.path.of([event.path for event in events]),
-            status=np.array([event.status for event in events], dtype=np.int64),
-            ip=self.ip.of(map(_address, events)),
-            response_time_ms=pa.array([event.response_time_ms for event in events], pa.float64()),
-            bytes=pa.array([event.bytes for event in events], pa.uint64()),
-            agent=self.agent.of(agents) if agents.count(None) < len(agents) else None,
-            labels=labels if any(labels) else None,
-            group=self.group.of([_group(event, dimensions) for event in events]) if dimensions else None,
-            producer=self.producer.of([_producer(h) for h in headers]) if any(headers) else None,
+            ids=native.gathered(events.ids),
+            id_size=events.size[native.ID],
+            numbers=events.numbers,
+            response_ms=events.response_ms,
+            method=self.method.codes(events.text(native.METHOD)),
+            path=self.path.codes(events.text(native.PATH)),
+            ip=self.ip.codes(events.text(native.ADDRESS)),
+            agent=self.agent.codes(events.text(native.AGENT)),
+            labels=self.labels.codes(events.text(native.DIMENSIONS)),
+            producer=self.producer.codes(headers) if (headers.size >= 0).any() else np.full(count, -1, dtype=np.int32),
             offset=batch.offsets[at],
             append_ms=batch.append_ms[at],
         )
 
-
-def _group(event: TrafficEvent, dimensions: tuple[str, ...]) -> tuple[str, ...]:
-    labels = event.dimensions or {}
-    return tuple(text for name in dimensions for text in (name, labels.get(name, "")))
-
-
-def _producer(headers: Any) -> str:
-    return (header(headers, "producer") or b"").decode("utf-8", "replace")[:128]
+    def labels_of(self) -> list[dict[str, str]]:
+        """The dimensions behind each code."""
+        return _each(self.labels, lambda raw: msgspec.json.decode(raw, type=dict[str, str]))
 
 
-def event_table(parts: list[Rows], names: Dictionaries, partition: int) -> Any:
+def _each(words: Words, read: Callable[[bytes], T]) -> list[T]:
+    """What each word says."""
+    offsets, data = words.buffers()
+    raw, bounds = data.tobytes(), offsets.tolist()
+    return [read(raw[start:stop]) for start, stop in pairwise(bounds)]
+
+
+def _producer(raw: bytes) -> str:
+    return (header(read_headers(raw), "producer") or b"").decode("utf-8", "replace")[:128]
+
+
+def event_table(parts: Sequence[Rows], names: Dictionaries, partition: int) -> Any:
     """The rows as a Table for `traffic_events_rows`."""
-    count = sum(map(len, parts))
-    ones = np.zeros(count, dtype=np.int32)
+    numbers, ms = joined([part.numbers for part in parts]), joined([part.response_ms for part in parts])
+    count = numbers.shape[1]
+    size = numbers[native.BYTES]
     columns = {
-        "event_id": pa.chunked_array([part.event_id for part in parts], pa.string()),
-        "timestamp_ms": joined([part.timestamp_ms for part in parts]),
-        "method": _dictionary(joined([part.method for part in parts]), names.method),
-        "path": _dictionary(joined([part.path for part in parts]), names.path),
-        "status": joined([part.status for part in parts]).astype(np.uint16),
-        "client_ip": pa.DictionaryArray.from_arrays(pa.array(joined([part.ip for part in parts])), names.addresses),
-        "response_time_ms": pa.chunked_array([part.response_time_ms for part in parts]),
-        "bytes": pa.chunked_array([part.bytes for part in parts]),
-        "user_agent": _optional(parts, "agent", names.agent),
-        "dimensions": _labels(parts),
-        "producer": _optional(parts, "producer", names.producer, default=""),
-        "source_partition": (ones + partition).astype(np.uint16),
+        "event_id": _strings(joined([part.ids for part in parts]), joined([part.id_size for part in parts])),
+        "timestamp_ms": numbers[native.TIMESTAMP],
+        "method": _coded(parts, "method", names.method.array()),
+        "path": _coded(parts, "path", names.path.array()),
+        "status": numbers[native.STATUS].astype(np.uint16),
+        "client_ip": _coded(parts, "ip", names.ip.array()),
+        "response_time_ms": pa.array(ms, mask=np.isnan(ms)),
+        "bytes": pa.array(size.astype(np.uint64), mask=size < 0),
+        "user_agent": _coded(parts, "agent", names.agent.array()),
+        "dimensions": _labels(joined([part.labels for part in parts]), names),
+        "producer": _producers(parts, names),
+        "source_partition": np.full(count, partition, dtype=np.uint16),
         "source_offset": joined([part.offset for part in parts]).astype(np.uint64),
         "append_ms": joined([part.append_ms for part in parts]),
     }
@@ -196,33 +237,36 @@ def event_table(parts: list[Rows], names: Dictionaries, partition: int) -> Any:
 
 
 def joined(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """One array of several."""
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    """One array of several, along their last axis."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
 
 
-def _dictionary(codes: I32, names: Codes) -> Any:
-    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(list(names), pa.string()))
+def _strings(data: npt.NDArray[np.uint8], size: I64) -> Any:
+    offsets = np.zeros(len(size) + 1, dtype=np.int32)
+    np.cumsum(size, out=offsets[1:])
+    return pa.StringArray.from_buffers(len(size), pa.py_buffer(offsets), pa.py_buffer(data))
 
 
-def _optional(parts: list[Rows], field: str, names: Codes, default: str | None = None) -> Any:
-    """A dictionary column of a field that whole batches may lack; a default of None stands for NULL."""
-    absent = names[default]
-    codes = joined(
-        [getattr(p, field) if getattr(p, field) is not None else np.full(len(p), absent, np.int32) for p in parts]
-    )
-    # NULL is an index without a value: a dictionary that holds a null cannot be unified with another.
-    indices = pa.array(codes, mask=codes == absent if default is None else None)
-    return pa.DictionaryArray.from_arrays(indices, pa.array([name or "" for name in names], pa.string()))
+def _coded(parts: Sequence[Rows], field: str, words: Any) -> Any:
+    """A dictionary column; NULL is an index without a value."""
+    codes = joined([getattr(part, field) for part in parts])
+    absent = codes < 0
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=absent if absent.any() else None), words)
 
 
-def _labels(parts: list[Rows]) -> Any:
-    kind = row_schemas.TRAFFIC_EVENTS.field("dimensions").type
-    if all(part.labels is None for part in parts):
-        count = sum(map(len, parts))
-        offsets = pa.array(np.zeros(count + 1, dtype=np.int32))
+def _producers(parts: Sequence[Rows], names: Dictionaries) -> Any:
+    """The producers that headers name; several headers may name one."""
+    said = ["", *_each(names.producer, _producer)]
+    places = {name: place for place, name in enumerate(dict.fromkeys(said))}
+    place_of = np.array([places[name] for name in said], dtype=np.int32)
+    codes = joined([part.producer for part in parts])
+    return pa.DictionaryArray.from_arrays(place_of[codes + 1], pa.array(list(places), pa.string()))
+
+
+def _labels(codes: I32, names: Dictionaries) -> Any:
+    if not len(names.labels):
+        offsets = pa.array(np.zeros(len(codes) + 1, dtype=np.int32))
         return pa.MapArray.from_arrays(offsets, pa.array([], pa.string()), pa.array([], pa.string()))
-    maps: list[list[tuple[str, str]]] = []
-    for part in parts:
-        labels = part.labels if part.labels is not None else [None] * len(part)
-        maps += [list(label.items()) if label else [] for label in labels]
-    return pa.array(maps, kind)
+    kind = row_schemas.TRAFFIC_EVENTS.field("dimensions").type
+    distinct = pa.array([[], *(list(labels.items()) for labels in names.labels_of())], kind)
+    return distinct.take(pa.array(codes + 1))

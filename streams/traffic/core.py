@@ -12,31 +12,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import compress, pairwise
-from typing import Any
+from itertools import pairwise
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from streams.traffic.columns import (
-    I64,
-    Decoded,
-    Dictionaries,
-    Rows,
-    decode_batch,
-    digests_of,
-    event_table,
-    text_buffers,
-)
+from streams.traffic.columns import I64, Decoded, Dictionaries, Rows, decode_batch, event_table
 from streams.traffic.dedup import DedupIndex
 from streams.traffic.delta import HOUR_MS, Delta, PathCap, deltas
 from streams.traffic.lateness import Lateness
 from streams.traffic.rollup import DELTA, SNAPSHOT, ChangelogRecord, Rollups
 from streams.traffic.templates import template
-from topics.partitioning import partitions_of
-from topics.records import Batch, DeadLetter, Emit, Flush, Unreadable, header
+from topics.headers import header
+from topics.native import digests_of, partitions_of
+from topics.records import Batch, DeadLetter, Emit, Flush, Unreadable
 from topics.specs import HEADER_ROOM_BYTES, TRAFFIC_EVENTS
 
 #: Marks a record that was sent on to its id's partition: once is enough.
@@ -136,7 +126,7 @@ def step(state: TrafficState, batch: Batch) -> TrafficState:
     decoded = decode_batch(batch.values)
     for row, malformed in decoded.malformed:
         _bury(state, batch, row, malformed.reason, malformed.error)
-    if decoded.events:
+    if len(decoded):
         _judge(state, batch, decoded, clock)
     state.clock_ms = int(clock[-1])
     state.newest_ms = max(state.newest_ms, state.clock_ms + state.rules.early_h * HOUR_MS)
@@ -144,10 +134,8 @@ def step(state: TrafficState, batch: Batch) -> TrafficState:
 
 
 def _judge(state: TrafficState, batch: Batch, decoded: Decoded, clock: I64) -> None:
-    rules, rows = state.rules, decoded.rows
-    ids = pa.array([event.event_id for event in decoded.events], pa.string())
-    home = partitions_of(*text_buffers(ids), rules.partitions)
-    timestamp = np.array([event.timestamp_ms for event in decoded.events], dtype=np.int64)
+    rules, rows, timestamp = state.rules, decoded.rows, decoded.timestamp_ms
+    home = partitions_of(decoded.ids, rules.partitions)
     astray = home != rules.partition
     early = ~astray & (timestamp > batch.append_ms[rows] + rules.early_h * HOUR_MS)
     late = ~astray & (timestamp < state.lateness.oldest_ms(clock[rows]))
@@ -158,7 +146,7 @@ def _judge(state: TrafficState, batch: Batch, decoded: Decoded, clock: I64) -> N
     kept = ~(astray | early | late)
     new = _unseen(state, decoded, kept, timestamp, clock[rows])
     state.totals["duplicate"] += int(kept.sum()) - int(new.sum())
-    _accept(state, batch, decoded, new, ids)
+    _accept(state, batch, decoded, new)
 
 
 def _unseen(state: TrafficState, decoded: Decoded, kept: Bools, timestamp: I64, clock: I64) -> Bools:
@@ -170,7 +158,7 @@ def _unseen(state: TrafficState, decoded: Decoded, kept: Bools, timestamp: I64, 
     at = np.flatnonzero(kept)
     if not len(at):
         return new
-    digests = digests_of([decoded.events[i].event_id for i in at.tolist()])
+    digests = digests_of(decoded.ids.take(at))
     expiry = (np.maximum(timestamp[at], clock[at]) + state.rules.dedup_h * HOUR_MS) // HOUR_MS
     hours = clock[at] // HOUR_MS
     bounds = [0, *(np.flatnonzero(np.diff(hours)) + 1).tolist(), len(at)]
@@ -180,32 +168,28 @@ def _unseen(state: TrafficState, decoded: Decoded, kept: Bools, timestamp: I64, 
     return new
 
 
-def _accept(state: TrafficState, batch: Batch, decoded: Decoded, new: Bools, ids: Any) -> None:
+def _accept(state: TrafficState, batch: Batch, decoded: Decoded, new: Bools) -> None:
     count = int(new.sum())
     if not count:
         return
-    if count == len(new):
-        events, at = decoded.events, decoded.rows
-    else:
-        events, at, ids = list(compress(decoded.events, new.tolist())), decoded.rows[new], ids.filter(pa.array(new))
-    state.rows.append(state.names.rows(batch, events, at, ids, state.rules.dimensions))
+    state.rows.append(state.names.rows(batch, decoded if count == len(new) else decoded.take(new)))
     state.row_count += count
     state.totals["accepted"] += count
 
 
-def _send_on(state: TrafficState, batch: Batch, decoded: Decoded, astray: Bools, home: npt.NDArray[np.int32]) -> None:
+def _send_on(state: TrafficState, batch: Batch, decoded: Decoded, astray: Bools, home: I64) -> None:
     limit, sent = state.rules.max_bytes + HEADER_ROOM_BYTES, len(state.emits)
     at = np.flatnonzero(astray)
-    rows = decoded.rows[at]
+    rows, ids = decoded.rows[at], decoded.ids.take(at)
     # All as plain values: an array's own scalars cost a microsecond each.
-    columns = (at.tolist(), rows.tolist(), batch.offsets[rows].tolist(), home[at].tolist())
-    for i, row, offset, to in zip(*columns, strict=True):
-        headers = batch.headers[row]
+    columns = (rows.tolist(), batch.offsets[rows].tolist(), home[at].tolist())
+    for i, (row, offset, to) in enumerate(zip(*columns, strict=True)):
+        headers = batch.headers(row)
         if headers and header(headers, REROUTED) is not None:
             _bury(state, batch, row, "misrouted", f"sent on once already, but its id belongs to partition {to}")
             continue
         marked = [*headers, (REROUTED, b"%d/%d" % (batch.partition, offset))]
-        emit = Emit(batch.topic, decoded.events[i].event_id.encode(), batch.values[row], marked, to)
+        emit = Emit(batch.topic, ids.bytes_of(i), batch.value(row), marked, to)
         if emit.nbytes > limit:
             # Compressed well it came in; as a record of its own it might be refused, and the partition stand still.
             _bury(state, batch, row, "oversized", f"its {emit.nbytes} bytes are too many to send on to {to}")
@@ -236,9 +220,9 @@ def _bury(state: TrafficState, batch: Batch, row: int, reason: str, error: str) 
             batch.partition,
             int(batch.offsets[row]),
             int(batch.append_ms[row]),
-            batch.keys[row],
-            batch.values[row],
-            batch.headers[row],
+            batch.key(row),
+            batch.value(row),
+            batch.headers(row),
         )
     )
     state.totals["dead"] += 1
@@ -260,10 +244,7 @@ def seal(state: TrafficState, next_offset: int, version: int) -> Flush:
     # A step buries reason by reason; in the order of the log, the letters do not tell how batches were split.
     flush = Flush(next_offset, emits=state.emits, dead=sorted(state.dead, key=lambda letter: letter.offset))
     if state.rows:
-        paths = list(state.names.path)
-        if state.rules.templates:
-            paths = [_template(path) for path in paths]
-        found = deltas(state.rows, state.names, paths, state.cap, version)
+        found = deltas(state.rows, state.names, state.rules.dimensions, _names(state), state.cap, version)
         flush.rows["traffic_events_rows"] = [event_table(state.rows, state.names, state.rules.partition)]
     flush.changelog = [*_id_blocks(state), *state.rollups.log(found), *_closings(state, found)]
     flush.token = Sealed(found, state.clock_ms, Counter(state.totals), version)
@@ -271,6 +252,12 @@ def seal(state: TrafficState, next_offset: int, version: int) -> Flush:
     state.names, state.rows, state.row_count = Dictionaries(), [], 0
     state.emits, state.dead = [], []
     return flush
+
+
+def _names(state: TrafficState) -> list[str]:
+    """The names under which the flush's paths are counted, by code."""
+    paths: list[str] = state.names.path.array().to_pylist()
+    return [_template(path) for path in paths] if state.rules.templates else paths
 
 
 def _saved(state: TrafficState) -> bytes:

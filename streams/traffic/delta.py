@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from streams.sketches.cityhash import uniq_hash
-from streams.traffic.columns import Dictionaries, Rows, joined, text_buffers
+from streams.traffic.columns import Dictionaries, Rows, joined
+from topics import native
 
 I64 = npt.NDArray[np.int64]
 U32 = npt.NDArray[np.uint32]
@@ -26,6 +26,8 @@ HOUR_MS = 3_600_000
 #: A heavier record is cut; the changelog's own limit lies well above.
 RECORD_BYTES = 700_000
 OTHER = "{other}"
+#: The row of a delta's sums that counts the events with a response time.
+TIMED = 4
 
 #: path, method, status class (1 to 5), the configured dimensions as name, value, name, value, ...: with their names,
 #: since a restart may change which are configured while the hour is open.
@@ -172,25 +174,28 @@ class PathCap:
         return sum(map(len, self._seen.values()))
 
 
-def deltas(parts: list[Rows], names: Dictionaries, paths: Sequence[str], cap: PathCap, version: int) -> list[Delta]:
+def deltas(
+    parts: list[Rows],
+    names: Dictionaries,
+    dimensions: tuple[str, ...],
+    paths: Sequence[str],
+    cap: PathCap,
+    version: int,
+) -> list[Delta]:
     """Group accepted rows by (hour, path, method, status class, dimensions). `paths[c]` names the rows of path code c."""
-    hours, hour_of = _encoded(joined([part.timestamp_ms for part in parts]) // HOUR_MS)
+    numbers = joined([part.numbers for part in parts])
+    status = numbers[native.STATUS]
+    hours, hour_of = native.group(numbers[native.TIMESTAMP] // HOUR_MS)
     place = _admitted(hours, hour_of, joined([part.path for part in parts]), paths, cap)
-    status = joined([part.status for part in parts])
-    fields = [place.code, joined([part.method for part in parts]), status // 100, _groups(parts)]
-    sizes = [len(place.names), len(names.method) or 1, 6, len(names.group) or 1]
-    combined = fields[0].astype(np.int64)
+    groups, group_of = _groups(parts, names, dimensions)
+    fields = [place.code, joined([part.method for part in parts]), status // 100, group_of]
+    sizes = [len(place.names), len(names.method), 6, len(groups)]
+    combined = fields[0]
     for field, size in zip(fields[1:], sizes[1:], strict=True):
         combined = combined * size + field
-    distinct, group = _encoded(combined)
-    keyed = _Keyed(distinct, sizes, place, list(names.method), list(names.group) or [()])
-    return _by_hour(parts, names, group, status, keyed, version)
-
-
-def _encoded(values: npt.NDArray[Any]) -> tuple[I64, I64]:
-    """Distinct values in order of first appearance, and the index of each row's value among them."""
-    encoded = pa.array(values.astype(np.int64, copy=False)).dictionary_encode()
-    return encoded.dictionary.to_numpy(), encoded.indices.to_numpy().astype(np.int64)
+    distinct, group = native.group(combined)
+    keyed = _Keyed(distinct, sizes, place, names.method.array().to_pylist(), groups)
+    return _by_hour(parts, names, group, numbers, keyed, version)
 
 
 @dataclass(slots=True)
@@ -202,7 +207,7 @@ class _Places:
 
 
 def _admitted(hours: I64, hour_of: I64, path: npt.NDArray[np.int32], paths: Sequence[str], cap: PathCap) -> _Places:
-    distinct, pair = _encoded(hour_of * len(paths) + path)
+    distinct, pair = native.group(hour_of * len(paths) + path)
     names: dict[tuple[int, str], int] = {}
     codes = np.empty(len(distinct), dtype=np.int64)
     for i, combined in enumerate(distinct.tolist()):
@@ -212,10 +217,18 @@ def _admitted(hours: I64, hour_of: I64, path: npt.NDArray[np.int32], paths: Sequ
     return _Places(list(names), codes[pair])
 
 
-def _groups(parts: list[Rows]) -> Any:
-    if all(part.group is None for part in parts):
-        return 0
-    return joined([part.group if part.group is not None else np.zeros(len(part), np.int32) for part in parts])
+def _groups(parts: list[Rows], names: Dictionaries, dimensions: tuple[str, ...]) -> tuple[list[tuple[str, ...]], Any]:
+    """The distinct values of the configured dimensions, and each row's place among them."""
+    if not dimensions:
+        return [()], 0
+    said = [_group({}, dimensions), *(_group(labels, dimensions) for labels in names.labels_of())]
+    places = {group: place for place, group in enumerate(dict.fromkeys(said))}
+    place_of = np.array([places[group] for group in said], dtype=np.int64)
+    return list(places), place_of[joined([part.labels for part in parts]) + 1]
+
+
+def _group(labels: dict[str, str], dimensions: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(text for name in dimensions for text in (name, labels.get(name, "")))
 
 
 class _Keyed:
@@ -243,13 +256,17 @@ class _Keyed:
 
 
 def _by_hour(
-    parts: list[Rows], names: Dictionaries, group: I64, status: I64, keyed: _Keyed, version: int
+    parts: list[Rows], names: Dictionaries, group: I64, numbers: I64, keyed: _Keyed, version: int
 ) -> list[Delta]:
     key = keyed.rank[group]
     count = len(keyed.keys)
-    sums, times = _sums(parts, key, status, count)
+    ms = joined([part.response_ms for part in parts])
+    # No number is no time; cast as it is, it would be whatever the processor makes of it.
+    us = np.rint(np.nan_to_num(ms * 1000, nan=-1.0)).astype(np.int64)
+    sums = native.sums_of(key, numbers[native.STATUS], numbers[native.BYTES], us, count)
     hash_counts, hashes = _hashes(parts, names, key, count)
-    value_counts, values = _values(times, key, count)
+    value_counts = sums[TIMED].copy()
+    values = native.dealt(key, ms, value_counts)
     hash_ends = np.concatenate([[0], np.cumsum(hash_counts)])
     value_ends = np.concatenate([[0], np.cumsum(value_counts)])
     found = []
@@ -270,39 +287,10 @@ def _by_hour(
     return found
 
 
-def _sums(parts: list[Rows], key: I64, status: I64, count: int) -> tuple[I64, Any]:
-    times = pa.chunked_array([part.response_time_ms for part in parts])
-    sizes = pa.chunked_array([part.bytes for part in parts])
-    size = sizes.fill_null(0).to_numpy().astype(np.int64)
-    ms = times.fill_null(0.0).to_numpy()
-    us = np.rint(ms * 1000).astype(np.int64)
-    timed = np.asarray(times.is_valid()) if times.null_count else np.ones(len(key), dtype=bool)
-    longest = np.zeros(count, dtype=np.int64)
-    np.maximum.at(longest, key, us)
-    sums = np.stack(
-        [
-            np.bincount(key, minlength=count),
-            np.bincount(key[status >= 500], minlength=count),
-            exact_sums(key, size, count),
-            exact_sums(key, us, count),
-            np.bincount(key[timed], minlength=count) if times.null_count else np.bincount(key, minlength=count),
-            longest,
-        ]
-    ).astype(np.int64)
-    return sums, (ms, timed if times.null_count else None)
-
-
-def exact_sums(key: I64, values: I64, count: int) -> I64:
-    """The exact sum per key of values from 0 to 2^62: `bincount` adds float64, so halves of 26 bits go in by turns."""
-    low = np.bincount(key, weights=(values & 0x3FFFFFF).astype(np.float64), minlength=count).astype(np.int64)
-    high = np.bincount(key, weights=(values >> 26).astype(np.float64), minlength=count).astype(np.int64)
-    total: I64 = low + (high << 26)
-    return total
-
-
 def _hashes(parts: list[Rows], names: Dictionaries, key: I64, count: int) -> tuple[I64, U32]:
     """The distinct address hashes of each key, ascending."""
-    hashes = uniq_hash(*text_buffers(names.addresses))
+    offsets, data = names.ip.buffers()
+    hashes = uniq_hash(data, offsets)
     pairs = key.astype(np.uint64) << np.uint64(32)
     pairs |= hashes[joined([part.ip for part in parts])]
     pairs.sort()
@@ -311,13 +299,3 @@ def _hashes(parts: list[Rows], names: Dictionaries, key: I64, count: int) -> tup
     pairs = pairs[first]
     counts = np.bincount((pairs >> np.uint64(32)).astype(np.int64), minlength=count)
     return counts, (pairs & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-
-
-def _values(times: tuple[Any, Any], key: I64, count: int) -> tuple[I64, F32]:
-    """The response times of each key in arrival order."""
-    ms, timed = times
-    if timed is not None:
-        ms, key = ms[timed], key[timed]
-    # 16-bit keys are sorted by radix, many times faster
-    order = np.argsort(key.astype(np.uint16) if count <= 0xFFFF else key, kind="stable")
-    return np.bincount(key, minlength=count), ms[order].astype(np.float32)

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from streams.traffic.columns import I32, I64, Codes
+from streams.traffic.columns import I32, I64
 from streams.traffic.delta import Key
 from topics import rows as row_schemas
 
 _SCHEMA = row_schemas.PATH_STATS_HOURLY
 _LABELS = _SCHEMA.field("dimensions").type
 _SUMS = ("requests", "errors", "bytes", "response_time_us", "timed", "max_response_time_us")
+
+
+class Codes(dict[Any, int]):
+    """Numbers values from 0 in the order of their first appearance."""
+
+    def __missing__(self, value: Any) -> int:
+        code = self[value] = len(self)
+        return code
+
+    def of(self, values: Iterable[Any]) -> I32:
+        """The code of each value."""
+        return np.fromiter(map(self.__getitem__, values), dtype=np.int32)
 
 
 class KeyColumns:

@@ -20,7 +20,8 @@ from streams.traffic.core import IDS, TrafficRules
 from streams.traffic.delta import decode_delta
 from streams.traffic.rollup import DELTA, SNAPSHOT
 from tests.traffic import DAY_MS, HOUR_MS, ChangelogRecord, Process, Record, World
-from topics.records import DeadLetter, Emit, Flush, Headers
+from topics.headers import Headers
+from topics.records import DeadLetter, Emit, Flush
 
 FOLDER = Path(__file__).parent / "traffic"
 _BASE: dict[str, Any] = {"partition": 0, "partitions": 2, "dimensions": ("zone",)}

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import ProducerFenced
@@ -27,7 +26,7 @@ from streams.runtime.owners import announcement
 from streams.runtime.partition import PartitionContext, PartitionRunner, RuntimeLimits
 from streams.runtime.takeover import LogBounds
 from topics import specs
-from topics.records import Batch, Flush
+from topics.records import Batch, Flush, Record
 
 pytestmark = pytest.mark.stack
 
@@ -99,9 +98,7 @@ class Worker:
 
 def records(begin: int, end: int) -> Batch:
     """A fetch of the records between two offsets."""
-    offsets = np.arange(begin, end)
-    blank: list[bytes | None] = [None] * len(offsets)
-    return Batch("source", 0, begin, end, offsets, offsets, blank, blank, [()] * len(offsets))
+    return Batch.of("source", 0, begin, end, [Record(i, i, None) for i in range(begin, end)])
 
 
 async def until(condition: Any, deadline_s: float = 20.0) -> None:

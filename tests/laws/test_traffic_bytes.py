@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from streams.runtime.deadletters import DeadLetters
 from streams.runtime.fetched import FetchedRecords, decode_fetch
 from streams.runtime.fold import Position
-from streams.traffic.columns import decode_batch
+from streams.traffic.columns import Decoded, decode_batch
 from streams.traffic.core import REROUTED, TrafficRules
 from tests.recordbatch import CODECS, ENCODERS, Raw, plain_records, record_batch, sealed
 from tests.traffic import DAY_MS, HOUR_MS, Process, Record, World, batch, event, new_fold
+from topics import native
 from topics.records import Batch, DeadLetter, Flush
 from topics.traffic import MAX_PATH_CHARS, Malformed, TrafficEvent, decode
 
@@ -68,6 +69,94 @@ def _mutilated(draw: st.DrawFn) -> bytes:
         at = draw(st.integers(0, len(value) - 1))
         value[at : at + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
     return bytes(value)
+
+
+_blanks = st.sampled_from(["", "", "", " ", "\n\t", "\r "])
+# Up to 15 digits are exact, and where more are needed.
+_DECIMALS = ["123456789012.345", "1234567890123.456", "12.3456789012345", "0.000000000000001", "9007199254740993"]
+_spellings: dict[str, list[str]] = {
+    "event_id": [
+        '"a"',
+        '"é"',
+        '"' + "a" * 128 + '"',
+        '"' + "é" * 129 + '"',
+        '"\\u0061"',
+        '""',
+        '"a\x7f"',
+        '"\x1f"',
+        "1",
+    ],
+    "timestamp_ms": [str(DAY_MS), "0", "00", "-1", f"{DAY_MS}.0", "1e12", "999999999999999", "9999999999999999", '"1"'],
+    "method": ['"GET"', '"M-SEARCH"', '"' + "M" * 65 + '"', '""', "null"],
+    "path": ['"/"', '"/v1/docs:batchGet"', '"/ünï/日本/🙂"', '"/\\/"', '"' + "p" * MAX_PATH_CHARS + '"', '"/\ud800"'],
+    "status": ["200", "099", "99", "600", "599", "2e2", "200.0", "true"],
+    "client_ip": [
+        '"192.0.2.1"',
+        '"255.255.255.255"',
+        '"1.2.3"',
+        '"1.2.3.4.5"',
+        '"01.2.3.4"',
+        '"256.1.1.1"',
+        '"1.2.3.4 "',
+    ],
+    "response_time_ms": [
+        "0",
+        "0.0",
+        "12.5",
+        "0.1",
+        "1.",
+        ".5",
+        "01.5",
+        "1e3",
+        "-0.0",
+        "86400000.0",
+        "86400000.001",
+        "null",
+        *_DECIMALS,
+    ],
+    "bytes": ["0", "1125899906842624", "1125899906842625", "-5", "null", "1.0"],
+    "user_agent": ['"curl/8"', '""', "null", '"' + "é" * 1_024 + '"', '"' + "a" * 1_025 + '"', '"a\\"b"'],
+    "dimensions": ["{}", '{ "zone" : "eu" }', '{"a":"1","a":"2"}', '{"":"x"}', '{"a":1}', '{"a":"b",}', "null", "[]"]
+    + ["{" + ",".join(f'"{i}":""' for i in range(count)) + "}" for count in (32, 33)]
+    + ['{"a":"' + "é" * 256 + '"}', '{"a":"' + "é" * 257 + '"}'],
+    "trace": [
+        '"x"',
+        "1",
+        "-1.5",
+        "true",
+        "false",
+        "null",
+        "tru",
+        "01",
+        "[1]",
+        '{"a":{}}',
+        '"\\n"',
+        "-",
+        "nan",
+        '"\x00"',
+    ],
+}
+
+
+@st.composite
+def _spelt(draw: st.DrawFn) -> bytes:
+    """An event whose fields come in any order, some twice or not at all, each in one of the ways to write it."""
+    names = draw(st.permutations(list(_spellings)))
+    names = [*names[: draw(st.integers(6, len(names)))], *draw(st.lists(st.sampled_from(names), max_size=1))]
+    # Mostly the plain way, which stands first, so that many are events.
+    ways = [draw(st.integers(0, 3)) == 3 for _ in names]
+    written = [
+        draw(st.sampled_from(_spellings[n])) if odd else _spellings[n][0] for n, odd in zip(names, ways, strict=True)
+    ]
+    fields = [
+        f'{draw(_blanks)}"{n}"{draw(_blanks)}:{draw(_blanks)}{w}{draw(_blanks)}'
+        for n, w in zip(names, written, strict=True)
+    ]
+    whole = draw(_blanks) + "{" + ",".join(fields) + "}" + draw(st.sampled_from(["", "", "", " ", ",", "}", "x"]))
+    return whole.encode("utf-8", "surrogatepass")
+
+
+spelt = _spelt()
 
 
 # Nothing in a batch of these but an address may be wrong: no value makes the decoder look at each.
@@ -127,7 +216,7 @@ def _folded(fetched: Batch) -> tuple[World, Process, Flush]:
 @given(st.lists(raw_records, min_size=1, max_size=12), st.sampled_from(CODECS))
 def test_any_records_are_each_accounted_for_once(sent: list[Raw], codec: str) -> None:
     fetched = _fetched(record_batch(sent, codec=codec, append_ms=DAY_MS))
-    assert (fetched.keys, fetched.values) == ([r.key for r in sent], [r.value for r in sent])
+    assert [(r.key, r.value) for r in fetched.records()] == [(r.key, r.value) for r in sent]
     world, process, flush = _folded(fetched)
     totals = process.fold.state.totals
     assert sum(totals[name] for name in ("accepted", "duplicate", "rerouted", "dead")) == len(sent)
@@ -153,7 +242,7 @@ def _assert_can_be_written(dead: Sequence[DeadLetter]) -> None:
         else:
             assert emit.value == letter.value
         sent = Raw(emit.key, emit.value, emit.headers)
-        assert _fetched(record_batch([sent])).values == [emit.value]
+        assert _fetched(record_batch([sent])).value(0) == emit.value
 
 
 @settings(max_examples=150, deadline=None)
@@ -170,23 +259,54 @@ def test_any_payload_is_read_or_kept_whole(data: st.DataObject, codec: str) -> N
     before, after = [Raw(b"k", event("before"))], [Raw(b"k", event("after"))]
     end = max(count, 1) + 1
     fetched = _fetched(record_batch(before) + poison + record_batch(after, base_offset=end))
-    assert fetched.values[0] == before[0].value
-    assert fetched.values[-1] == after[0].value
+    assert fetched.value(0) == before[0].value
+    assert fetched.value(len(fetched) - 1) == after[0].value
     for piece in fetched.unreadable:
         assert (piece.data, piece.append_ms) == (poison, DAY_MS)
         assert piece.error
     _folded(fetched)
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(values, max_size=12) | st.lists(_well_formed, max_size=6))
+@settings(max_examples=300, deadline=None)
+@given(st.lists(values | spelt, max_size=12) | st.lists(_well_formed, max_size=6))
 def test_a_batch_is_decoded_as_its_records_one_by_one(sent: list[bytes | None]) -> None:
-    decoded = decode_batch(sent)
+    decoded = decode_batch(_values(sent))
     alone = [decode(value) for value in sent]
-    assert decoded.events == [result for result in alone if isinstance(result, TrafficEvent)]
+    assert _events(decoded) == [result for result in alone if isinstance(result, TrafficEvent)]
     assert decoded.rows.tolist() == [i for i, result in enumerate(alone) if isinstance(result, TrafficEvent)]
     assert decoded.malformed == [(i, result) for i, result in enumerate(alone) if isinstance(result, Malformed)]
     assert decoded.rows.dtype == np.int64
+
+
+def _values(sent: Sequence[bytes | None]) -> native.Texts:
+    return Batch.of("t", 0, 0, len(sent), [Record(i, 0, value) for i, value in enumerate(sent)]).values
+
+
+def _events(decoded: Decoded) -> list[TrafficEvent]:
+    """The events that the columns say."""
+    return [_event(decoded, row) for row in range(len(decoded))]
+
+
+def _event(decoded: Decoded, row: int) -> TrafficEvent:
+    texts = [decoded.text(column) for column in range(6)]
+    event_id, method, path, address, agent, labels = (
+        None if text.size[row] < 0 else text.bytes_of(row).decode() for text in texts
+    )
+    assert event_id is not None and method is not None and path is not None and address is not None
+    timestamp_ms, status, size = decoded.numbers[:, row].tolist()
+    ms = decoded.response_ms[row]
+    return TrafficEvent(
+        event_id,
+        timestamp_ms,
+        method,
+        path,
+        status,
+        address,
+        None if np.isnan(ms) else float(ms),
+        None if size < 0 else size,
+        agent,
+        None if labels is None else json.loads(labels),
+    )
 
 
 @settings(deadline=None)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from streams.runtime.deadletters import DeadLetters
-from topics.records import DeadLetter, Emit, Headers
+from topics.headers import Headers
+from topics.records import DeadLetter, Emit
 
 LIMIT = 1_000
 

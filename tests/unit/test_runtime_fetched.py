@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
@@ -12,7 +10,6 @@ from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.errors import CorruptRecordException
 
 from streams.runtime.fetched import FetchedRecords, decode_fetch
-from streams.runtime.recordbytes import salvage
 from tests.recordbatch import CODECS, Raw, abort_marker, record_batch
 from topics.records import Batch
 
@@ -32,14 +29,14 @@ def test_records_of_every_codec_are_read(codec: str) -> None:
     batch = _decoded(record_batch(sent, codec=codec, base_offset=7, append_ms=123))
     assert batch.offsets.tolist() == [7, 8, 9]
     assert batch.append_ms.tolist() == [123] * 3
-    assert (batch.keys, batch.values) == ([b"k", None, b"k"], [b"v" * 50, b"", None])
-    assert [tuple(h) for h in batch.headers] == [(("producer", b"edge"), ("empty", None)), (), ()]
+    assert [(r.key, r.value) for r in batch.records()] == [(b"k", b"v" * 50), (None, b""), (b"k", None)]
+    assert [tuple(r.headers) for r in batch.records()] == [(("producer", b"edge"), ("empty", None)), (), ()]
     assert batch.unreadable == ()
 
 
 def test_a_position_inside_a_batch_leaves_out_what_came_before() -> None:
     batch = _decoded(record_batch([Raw(b"k", b"%d" % i) for i in range(5)], base_offset=10), position=13)
-    assert batch.values == [b"3", b"4"]
+    assert _values(batch) == [b"3", b"4"]
     assert (batch.begin, batch.end) == (13, 15)
 
 
@@ -53,7 +50,7 @@ def test_aborted_transactions_and_control_records_are_left_out() -> None:
         ]
     )
     batch = _decoded(data, aborted=[(9, 0)])
-    assert batch.values == [b"other", b"again"]
+    assert _values(batch) == [b"other", b"again"]
     assert batch.end == 4
 
 
@@ -61,7 +58,7 @@ def test_a_corrupt_payload_is_kept_whole_and_its_neighbours_are_read() -> None:
     poison = record_batch([Raw(b"k", b"lost" * 100)] * 3, codec="lz4", base_offset=1, append_ms=5, spoil=True)
     data = record_batch([Raw(b"k", b"before")]) + poison + record_batch([Raw(b"k", b"after")], base_offset=4)
     batch = _decoded(data)
-    assert batch.values == [b"before", b"after"]
+    assert _values(batch) == [b"before", b"after"]
     (piece,) = batch.unreadable
     assert (piece.first_offset, piece.next_offset, piece.append_ms, piece.data) == (1, 4, 5, poison)
     assert piece.error
@@ -71,9 +68,9 @@ def test_a_corrupt_payload_is_kept_whole_and_its_neighbours_are_read() -> None:
 def test_a_header_name_that_is_no_utf8_spoils_nothing(codec: str) -> None:
     sent = [Raw(b"k", b"1", ((b"\xff\xfe", b"x"),)), Raw(b"k", b"2", ((b"ok", None),))]
     batch = _decoded(record_batch(sent, codec=codec, append_ms=11))
-    assert batch.values == [b"1", b"2"]
+    assert _values(batch) == [b"1", b"2"]
     assert batch.append_ms.tolist() == [11, 11]
-    assert [tuple(h) for h in batch.headers] == [(("\\xff\\xfe", b"x"),), (("ok", None),)]
+    assert [tuple(r.headers) for r in batch.records()] == [(("\\xff\\xfe", b"x"),), (("ok", None),)]
     assert batch.unreadable == ()
 
 
@@ -81,14 +78,14 @@ def test_what_comes_before_a_record_that_makes_no_sense_is_kept() -> None:
     sent = [Raw(b"k", b"1"), Raw(b"k", b"2"), Raw(b"k", b"3", ((b"h", None),))]
     data = record_batch(sent, base_offset=5, append_ms=9, cut_bytes=3)
     batch = _decoded(data + record_batch([Raw(b"k", b"after")], base_offset=8))
-    assert batch.values == [b"1", b"2", b"after"]
+    assert _values(batch) == [b"1", b"2", b"after"]
     (piece,) = batch.unreadable
     assert (piece.first_offset, piece.next_offset, piece.append_ms, piece.data) == (7, 8, 9, data)
 
 
 def test_bytes_after_the_last_record_cost_none_of_them() -> None:
     batch = _decoded(record_batch([Raw(b"k", b"1"), Raw(b"k", b"2")], payload_tail=b"junk"))
-    assert (batch.values, batch.unreadable) == ([b"1", b"2"], ())
+    assert (_values(batch), batch.unreadable) == ([b"1", b"2"], ())
 
 
 def test_a_wrong_checksum_is_no_poison_but_a_fault() -> None:
@@ -98,14 +95,14 @@ def test_a_wrong_checksum_is_no_poison_but_a_fault() -> None:
         _decoded(bytes(data))
 
 
-@pytest.mark.parametrize("size", [0, 1, 5, 40])
-def test_salvage_is_total(size: int) -> None:
-    whole = record_batch([Raw(b"k", b"v" * 30, (("a", b"b"),))] * 2)
-    head = bytearray(whole[:61])
-    struct.pack_into(">i", head, 57, 1_000_000)
-    for payload in (whole[61 : 61 + size], b"\xff" * size, bytes(size)):
-        records, problem = salvage(bytes(head) + payload)
-        assert problem is not None
-        assert len(records) <= 2 or set(payload) == {0}
-    result: Any = salvage(whole)
-    assert ([r.value for r in result[0]], result[1]) == ([b"v" * 30] * 2, None)
+def test_a_batch_that_begins_inside_another_has_its_records() -> None:
+    sent = [Raw(b"k", b"%d" % i, (("n", b"%d" % i),)) for i in range(5)]
+    batch = _decoded(record_batch(sent[:3]) + record_batch(sent[3:], base_offset=3)).since(2)
+    assert (batch.begin, batch.end, len(batch)) == (2, 5, 3)
+    assert [(r.offset, r.value, list(r.headers)) for r in batch.records()] == [
+        (i, b"%d" % i, [("n", b"%d" % i)]) for i in (2, 3, 4)
+    ]
+
+
+def _values(batch: Batch) -> list[bytes | None]:
+    return [record.value for record in batch.records()]
