@@ -75,6 +75,8 @@ def decode_fetch(topic: str, partition: int, fetched: PartitionRecords) -> Batch
     as `Unreadable`, with the bytes of its batch, and passed over. Raises CorruptRecordException for a checksum mismatch
     (a fault of disk or network: it is fetched again, not skipped).
     """
+    # An iterator that nobody runs, it refers back to what it iterates: the bytes of the fetch would wait for a collection.
+    fetched._records_iterator = None
     begin = fetched.next_fetch_offset
     columns = _Columns()
     log: FetchedRecords = fetched._records

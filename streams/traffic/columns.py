@@ -182,7 +182,7 @@ class Dictionaries:
         headers.size[headers.size == 0] = -1
         return Rows(
             ids=native.gathered(events.ids),
-            id_size=events.size[native.ID],
+            id_size=events.size[native.ID].copy(),  # a view would keep all of the sizes
             numbers=events.numbers,
             response_ms=events.response_ms,
             method=self.method.codes(events.text(native.METHOD)),
