@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+# Its plugin would import it at the very end, and Python 3.11 does not survive it when an exception that nobody asked for is
+# told in the middle of a compilation.
+import hypothesis  # noqa: F401
 import pytest
 
 from compose.local.stack import LocalStack

@@ -165,13 +165,22 @@ class DeadLetter:
 class Flush:
     """What one flush of one partition writes, encoded before any later record was folded.
 
-    `next_offset` is the safe position: everything below it is in this flush or an earlier one. `rows` maps a ClickHouse
-    table to the pyarrow Tables that are written before the transaction; `changelog` and `emits` go into it.
+    Everything below `next_offset` is folded into this flush or an earlier one. `safe_offset`, where it is another, is what
+    the log must still be read from by whoever takes the partition over: a fold may leave bytes in the log that it has yet
+    to use. `rows` maps a ClickHouse table to the pyarrow Tables that are written before the transaction; `changelog` and
+    `emits` go into it; `effects` are done once it has committed (see `streams.runtime.outside`).
     """
 
     next_offset: int
+    safe_offset: int | None = None
     rows: dict[str, list[Any]] = field(default_factory=dict)
     changelog: list[tuple[bytes, bytes | None]] = field(default_factory=list)
     emits: list[Emit] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
+    effects: list[Any] = field(default_factory=list)
     token: Any = None
+
+    @property
+    def cursor(self) -> int:
+        """The position to commit."""
+        return self.next_offset if self.safe_offset is None else self.safe_offset

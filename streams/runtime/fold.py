@@ -7,8 +7,10 @@ events around it:
 2. `step` for each batch, in offset order, each offset once;
 3. `seal` encodes everything folded since the last seal; the fold goes on while that flush is under way;
 4. `committed` when the flush's transaction has committed, in seal order. Never called for a flush that failed: the
-   process ends instead, and its successor restores;
-5. `materialise` and `materialised`: rows built from committed state only.
+   process ends instead, and its successor restores. The flush's effects begin then (see `outside`);
+5. `undone` after a take-over: the effects whose outcome the log does not hold;
+6. `idle` when nothing was read for a while: the record that moves a quiet partition's clock on, if the fold wants it;
+7. `materialise` and `materialised`: rows built from committed state only.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from topics.records import Batch, Flush
+from topics.records import Batch, Emit, Flush
 from topics.rows import version_of
 
 
@@ -60,6 +62,12 @@ class Fold(Protocol):
 
     def committed(self, flush: Flush) -> None:
         """The flush's transaction has committed."""
+
+    def undone(self) -> Sequence[Any]:
+        """Effects that were asked for, as far as the restored state can tell, and have no outcome yet."""
+
+    def idle(self) -> Emit | None:
+        """A record of the fold's own partition to write, since none came for a while; None where time decides nothing."""
 
     def materialise(self) -> Materialisation | None:
         """Rows for keys that changed since they were last materialised; None when there are none."""

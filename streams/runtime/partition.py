@@ -7,8 +7,9 @@ transaction with the raised term; (5) read the source from the cursor.
 Flush: (1) `seal` encodes what the flush writes before any later record is folded; (2) the topic is checked to be still
 the same one, so that every record in the flush came from it: rows of a topic made anew, read on from a cursor of the old
 one, would stay in ClickHouse; (3) raw rows go there, keyed by source coordinates, so that writing them again changes
-nothing; (4) changelog records, output records and the source offset are committed in one transaction; (5) only then does
-the fold treat the flush as committed, and rollups are written from that state.
+nothing; (4) changelog records, output records, what was reported of effects and the source offset are committed in one
+transaction; (5) only then does the fold treat the flush as committed, its effects begin, and rollups are written from that
+state.
 
 A flush is never retried from memory. If its transaction fails, or its outcome is unknown, `fail` ends the process, and
 the successor restores what was really committed. Only step 3 is retried, by the sink, before anything was promised.
@@ -19,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ from streams.runtime.deadletters import DeadLetters
 from streams.runtime.faults import Faults
 from streams.runtime.fold import Fold, Position, RowSink
 from streams.runtime.metrics import PartitionMetrics
+from streams.runtime.outside import Outside, Seat
 from streams.runtime.takeover import LogBounds, LogLost, begin, check_count
 from streams.runtime.transactions import PartitionProducer
 from topics.records import Batch, Emit, Flush
@@ -48,6 +50,7 @@ class RuntimeLimits:
 
     flush_interval_s: float = 0.5
     flush_rows: int = 100_000
+    idle_s: float = 5.0
     inbox_batches: int = 2
     transaction_timeout_s: float = 10.0
     accept_loss: bool = False
@@ -64,6 +67,7 @@ class PartitionContext:
     limits: RuntimeLimits
     client_settings: dict[str, Any]
     make_fold: Callable[[int], Fold]
+    make_outside: Callable[[Seat], Outside] | None
     sink: RowSink
     dead_letters: DeadLetters
     guard: IdentityGuard
@@ -85,13 +89,16 @@ class PartitionRunner:
         self.fold: Fold = context.make_fold(partition)
         self.meta: Meta | None = None
         self.expected = 0  # the next source offset to fold
-        self.flushed = 0  # everything below is committed
+        self.flushed = 0  # everything below is folded into what is committed
         self.ready = asyncio.Event()
         self.log_end = 0
         self.stage = "restoring"  # what the partition is busy with, for status and the watchdog
         self._inbox: deque[Batch] = deque()
         self._wake = asyncio.Event()
         self._sealed_at = 0.0
+        self._folded_at = time.monotonic()
+        self._outside: Outside | None = None
+        self._reports: list[Emit] = []
         self._flushing: asyncio.Task[None] | None = None
         self._seeking: asyncio.Task[None] | None = None
         self._draining = False
@@ -126,8 +133,8 @@ class PartitionRunner:
 
     @property
     def dirty(self) -> bool:
-        """Whether something was folded that no flush has committed."""
-        return self.expected > self.flushed
+        """Whether something was folded or reported that no flush has committed."""
+        return self.expected > self.flushed or bool(self._reports)
 
     def feed(self, batch: Batch) -> None:
         """Take one fetched batch; never blocks. Batches that do not join on are dropped and read again."""
@@ -142,6 +149,11 @@ class PartitionRunner:
             self._inbox.append(batch.since(tail) if batch.begin < tail else batch)
             self._regulate()
             self._wake.set()
+
+    def report(self, records: Sequence[Emit]) -> None:
+        """Have records of this partition written by its next flush; see `outside`."""
+        self._reports += records
+        self._wake.set()
 
     async def drain(self, deadline_s: float) -> bool:
         """Stop folding and flush what was folded; False when that was not done in time: it is then not committed."""
@@ -170,6 +182,8 @@ class PartitionRunner:
     async def close(self) -> None:
         """Give the partition up. Does not flush."""
         self._draining = self._closing = True
+        if self._outside is not None:
+            self._outside.close()
         tasks = [task for task in (self._task, self._flushing, self._seeking) if task is not None]
         while pending := [task for task in tasks if not task.done()]:
             # More than once: a client of aiokafka that is being closed swallows a cancellation.
@@ -205,6 +219,7 @@ class PartitionRunner:
         await self._commit(meta, [context.announce(self.partition, meta.term)])
         self.expected = self.flushed = meta.cursor
         await context.seek(self.partition, meta.cursor)
+        self._open_outside(meta)
         self.ready.set()
         self._regulate()
         seconds = time.monotonic() - started
@@ -212,6 +227,13 @@ class PartitionRunner:
         self._log.info(
             "took over", cursor=meta.cursor, epoch=meta.epoch, term=meta.term, bytes=size, s=round(seconds, 2)
         )
+
+    def _open_outside(self, meta: Meta) -> None:
+        make = self._context.make_outside
+        if make is not None:
+            fail = lambda error: self._context.fail(f"outside of partition {self.partition}", error)  # noqa: E731
+            self._outside = make(Seat(self.partition, meta.term, self.report, fail))
+            self._outside.begin(self.fold.undone())
 
     async def _restore(self) -> tuple[Meta | None, int]:
         meta, size = None, 0
@@ -234,13 +256,26 @@ class PartitionRunner:
                     self._start_flush()
                 self._regulate()
                 await asyncio.sleep(0)
+            self._tell_time()
             if self._due():
                 self._start_flush()
             self._regulate()
 
+    def _tell_time(self) -> None:
+        """Write the fold's idle record when nothing was read for a while, so that a quiet partition's clock goes on."""
+        if not self._quiet_s() and not self._reports and self._flushing is None and not self._draining:
+            record = self.fold.idle()
+            self._folded_at = time.monotonic()
+            if record is not None:
+                self.report([record])
+
+    def _quiet_s(self) -> float:
+        """Seconds until the partition counts as quiet."""
+        return max(0.0, self._folded_at + self._context.limits.idle_s - time.monotonic())
+
     async def _next_event(self) -> None:
         """Wait for a batch, the end of a flush, or the time of the next one."""
-        timeout = None
+        timeout = max(0.05, self._quiet_s())
         if self.dirty and self._flushing is None and not self._draining:
             timeout = max(0.0, self._sealed_at + self._context.limits.flush_interval_s - time.monotonic())
         try:
@@ -254,6 +289,7 @@ class PartitionRunner:
         started = time.perf_counter()
         self.fold.step(batch)
         self.expected = batch.end
+        self._folded_at = time.monotonic()
         self.metrics.folded(len(batch), time.perf_counter() - started)
         self._context.faults.reach("fold")
 
@@ -302,19 +338,22 @@ class PartitionRunner:
         started = time.perf_counter()
         flush = self.fold.seal(Position(self.meta.epoch, self.expected))
         self.metrics.sealed(time.perf_counter() - started)
-        self._flushing = asyncio.create_task(self._flush(flush))
+        reports, self._reports = self._reports, []
+        self._flushing = asyncio.create_task(self._flush(flush, reports))
 
-    async def _flush(self, flush: Flush) -> None:
+    async def _flush(self, flush: Flush, reports: list[Emit]) -> None:
         started = time.monotonic()
         try:
             await self._check_topic()
             await self._write_rows(flush)
             assert self.meta is not None
-            meta = Meta(self.meta.topic_id, self.meta.partitions, self.meta.epoch, self.meta.term, flush.next_offset)
+            meta = Meta(self.meta.topic_id, self.meta.partitions, self.meta.epoch, self.meta.term, flush.cursor)
             self.stage = KEEPING_DEAD_LETTERS
-            emits = [*flush.emits, *await self._context.dead_letters.emits(flush.dead)]
+            emits = [*flush.emits, *reports, *await self._context.dead_letters.emits(flush.dead)]
             seconds = await self._commit(meta, emits, flush)
             self.fold.committed(flush)
+            if self._outside is not None:
+                self._outside.begin(flush.effects)
         except asyncio.CancelledError as error:
             if not self._closing:
                 self._context.fail(f"partition {self.partition}", error)

@@ -81,7 +81,8 @@ class Watchdog:
     def _measure(self, runners: Mapping[int, PartitionRunner], ends: Mapping[int, int]) -> None:
         for partition, runner in runners.items():
             runner.log_end = end = ends[partition]
-            runner.metrics.lags(max(0, end - runner.expected), max(0, end - runner.flushed))
+            committed = runner.meta.cursor if runner.meta else runner.flushed
+            runner.metrics.lags(max(0, end - runner.expected), max(0, end - committed))
             runner.metrics.figures(runner.fold.figures())
         self._measured |= runners.keys()
 

@@ -34,6 +34,7 @@ from streams.runtime.faults import Faults
 from streams.runtime.fold import Fold, ObjectStore, RowSink
 from streams.runtime.materialiser import Materialiser
 from streams.runtime.metrics import StreamMetrics
+from streams.runtime.outside import Outside, Seat
 from streams.runtime.owners import announcement
 from streams.runtime.partition import PartitionContext, PartitionRunner, RuntimeLimits
 from streams.runtime.status import StatusServer
@@ -62,6 +63,7 @@ class StreamSpec:
     topics: tuple[TopicSpec, ...]
     make_fold: Callable[[int, int], Fold]  # (partition, partitions)
     bind: Callable[[faust.App, BatchSchema, Callable[[Any], None]], None]
+    make_outside: Callable[[Seat], Outside] | None = None
 
     @property
     def group(self) -> str:
@@ -244,6 +246,7 @@ class StreamWorker:
             limits=config.limits,
             client_settings=self._clients(),
             make_fold=lambda partition: spec.make_fold(partition, partitions),
+            make_outside=spec.make_outside,
             sink=self._sink,
             dead_letters=self._dead_letters,
             guard=IdentityGuard(self._admin, spec.source),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from streams.runtime.fold import Materialisation, Position
 from streams.traffic import core
 from streams.traffic.dedup import DedupIndex
 from streams.traffic.rollup import Part
-from topics.records import Batch, Flush
+from topics.records import Batch, Emit, Flush
 
 #: Keys of one rollup insert: enough to be cheap, few enough not to hold the loop for long.
 ROLLUP_KEYS = 4_000
@@ -75,6 +76,14 @@ class TrafficFold:
         self._position, sealed = flush.token
         core.committed(self.state, sealed)
         self._clock_ms, self._totals = sealed.clock_ms, sealed.totals
+
+    def undone(self) -> Sequence[Any]:
+        """See `Fold`: events ask for nothing."""
+        return ()
+
+    def idle(self) -> Emit | None:
+        """See `Fold`: an hour that ends late ends all the same."""
+        return None
 
     def materialise(self) -> Materialisation | None:
         """See `Fold`. A pass goes over the keys that were dirty when it began; None ends it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,11 +22,12 @@ from streams.runtime.deadletters import DeadLetters
 from streams.runtime.faults import Faults
 from streams.runtime.fold import Materialisation, Position
 from streams.runtime.metrics import StreamMetrics
+from streams.runtime.outside import Outside, Seat
 from streams.runtime.owners import announcement
 from streams.runtime.partition import PartitionContext, PartitionRunner, RuntimeLimits
 from streams.runtime.takeover import LogBounds
 from topics import specs
-from topics.records import Batch, Flush, Record
+from topics.records import Batch, Emit, Flush, Record
 
 pytestmark = pytest.mark.stack
 
@@ -57,6 +58,12 @@ class Tally:
 
     def committed(self, flush: Flush) -> None:
         self.on_commit()
+
+    def undone(self) -> Sequence[Any]:
+        return ()
+
+    def idle(self) -> Emit | None:
+        return None
 
     def materialise(self) -> Materialisation | None:
         return None
@@ -109,7 +116,12 @@ async def until(condition: Any, deadline_s: float = 20.0) -> None:
 
 
 @asynccontextmanager
-async def new_worker(stack: LocalStack, flush_interval_s: float = 0.05) -> AsyncIterator[Worker]:
+async def new_worker(
+    stack: LocalStack,
+    flush_interval_s: float = 0.05,
+    make_fold: Callable[[], Tally] = Tally,
+    make_outside: Callable[[Seat], Outside] | None = None,
+) -> AsyncIterator[Worker]:
     """A worker on a source of its own, of one partition with `RECORDS` records."""
     group = f"group-{uuid.uuid4().hex[:8]}"
     source, clients = f"{group}-source", {"bootstrap_servers": stack.kafka.bootstrap}
@@ -138,9 +150,10 @@ async def new_worker(stack: LocalStack, flush_interval_s: float = 0.05) -> Async
                 group=group,
                 source=source,
                 changelog=changelog,
-                limits=RuntimeLimits(flush_interval_s=flush_interval_s),
+                limits=RuntimeLimits(flush_interval_s=flush_interval_s, idle_s=0.3),
                 client_settings=clients,
-                make_fold=lambda _: Tally(),
+                make_fold=lambda _: make_fold(),
+                make_outside=make_outside,
                 sink=store,
                 dead_letters=DeadLetters("tally", "dead", 1 << 20, store),
                 guard=IdentityGuard(admin, source),
@@ -259,3 +272,125 @@ async def test_a_fold_that_fails_at_its_commit_ends_the_process(stack: LocalStac
         runner.feed(records(0, 10))
         await until(lambda: worker.failures)
         assert isinstance(worker.failures[0], ZeroDivisionError)
+
+
+class Errands(Tally):
+    """Asks for an effect at every flush, keeps the log from the last ten records on, and wants to be told when it is idle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.wants_time = False
+
+    def restored(self, position: Position) -> None:
+        self.asked = self.count
+
+    def seal(self, position: Position) -> Flush:
+        self.asked = self.count
+        flush = super().seal(position)
+        flush.safe_offset, flush.effects = max(0, position.offset - 10), [self.count]
+        return flush
+
+    def undone(self) -> Sequence[Any]:
+        return [self.asked] if self.asked else []
+
+    def idle(self) -> Emit | None:
+        return Emit(self.source, None, b"idle", (), 0) if self.wants_time else None
+
+    source = ""
+
+
+class Notes:
+    """An outside that notes what it is asked for."""
+
+    def __init__(self, seat: Seat) -> None:
+        self.seat = seat
+        self.begun: list[Any] = []
+        self.closed = False
+
+    def begin(self, effects: Sequence[Any]) -> None:
+        self.begun += effects
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def test_effects_begin_after_their_commit_and_again_at_a_take_over(stack: LocalStack) -> None:
+    seats: list[Notes] = []
+
+    def make(seat: Seat) -> Notes:
+        seats.append(Notes(seat))
+        return seats[-1]
+
+    async with new_worker(stack, make_fold=Errands, make_outside=make) as worker:
+        first = await worker.take_over()
+        assert (seats[0].begun, seats[0].seat.term) == ([], 1)
+        first.feed(records(0, 40))
+        await until(lambda: first.flushed == 40)
+        assert seats[0].begun == [40]
+        second = await worker.take_over()
+        assert seats[1].begun == [40], "the state says that it was asked for, and nothing says that it was done"
+        assert seats[1].seat.term == 2
+        assert (second.expected, worker.seeks[-1]) == (30, 30), "the log is read again from the safe offset on"
+        await second.close()
+        assert seats[1].closed
+
+
+async def test_an_effect_is_not_begun_when_its_flush_does_not_commit(stack: LocalStack) -> None:
+    seats: list[Notes] = []
+
+    def make(seat: Seat) -> Notes:
+        seats.append(Notes(seat))
+        return seats[-1]
+
+    async with new_worker(stack, make_fold=Errands, make_outside=make) as worker:
+        zombie = await worker.take_over()
+        await worker.take_over()
+        zombie.feed(records(0, 40))
+        await until(lambda: worker.failures)
+        assert seats[0].begun == []
+
+
+async def test_what_is_reported_and_idle_records_come_back_in_the_log(stack: LocalStack) -> None:
+    seats: list[Notes] = []
+
+    def make(seat: Seat) -> Notes:
+        seats.append(Notes(seat))
+        return seats[-1]
+
+    async with new_worker(stack, make_fold=Errands, make_outside=make) as worker:
+        runner = await worker.take_over()
+        source = worker.context.source
+        seats[0].seat.report([Emit(source, b"key", b"outcome", (), 0)])
+        assert isinstance(runner.fold, Errands)
+        runner.fold.source, runner.fold.wants_time = source, True
+        consumer = AIOKafkaConsumer(isolation_level="read_committed", **worker.context.client_settings)
+        async with consumer:
+            tp = TopicPartition(source, 0)
+            consumer.assign([tp])
+            consumer.seek(tp, RECORDS)
+            async with asyncio.timeout(20):
+                values = [(await consumer.getone()).value for _ in range(3)]
+        assert values == [b"outcome", b"idle", b"idle"]
+
+
+async def test_a_fenced_owner_reports_nothing(stack: LocalStack) -> None:
+    seats: list[Notes] = []
+
+    def make(seat: Seat) -> Notes:
+        seats.append(Notes(seat))
+        return seats[-1]
+
+    async with new_worker(stack, make_fold=Errands, make_outside=make) as worker:
+        await worker.take_over()
+        owner = await worker.take_over()
+        seats[0].seat.report([Emit(worker.context.source, b"key", b"late", (), 0)])
+        await until(lambda: worker.failures)
+        owner.feed(records(0, RECORDS))
+        await until(lambda: owner.flushed == RECORDS)
+        consumer = AIOKafkaConsumer(isolation_level="read_committed", **worker.context.client_settings)
+        async with consumer:
+            tp = TopicPartition(worker.context.source, 0)
+            consumer.assign([tp])
+            consumer.seek(tp, RECORDS)
+            assert not (await consumer.getmany(tp, timeout_ms=1_000)).get(tp)
