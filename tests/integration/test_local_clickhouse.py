@@ -99,7 +99,7 @@ def test_one_slow_query_does_not_hold_up_others(stack: LocalStack, client: Clien
         for _ in range(20):
             client.query("SELECT 1")
         assert not slow.done()
-        slow.result()
+        slow.result(60)
 
 
 def test_set_lasts_for_its_session_alone(stack: LocalStack) -> None:
@@ -274,7 +274,7 @@ def test_a_large_insert_does_not_fill_memory(stack: LocalStack, client: Client, 
         insert = pool.submit(client.raw_insert, table, ["a", "s"], file, settings=small, fmt="TSV")
         while wait([insert], timeout=0.05).not_done:
             peak = max(peak, process.memory_info().rss)
-        insert.result()
+        insert.result(0)
     assert _count(client, table) == rows
     assert peak - before < 420e6, f"{(peak - before) / 1e6:.0f} MB for {os.path.getsize(path) / 1e6:.0f} MB of rows"
 

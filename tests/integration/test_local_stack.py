@@ -125,8 +125,9 @@ def test_a_dead_member_is_replaced_after_its_short_session(settings: Settings) -
     script = (
         "import sys, time; from confluent_kafka import Consumer\n"
         f"c = Consumer({options!r}); c.subscribe(['sessions'])\n"
-        "while not c.assignment(): c.poll(0.1)\n"
-        "print('mine', flush=True); time.sleep(60)\n"
+        f"end = time.monotonic() + {DEADLINE_S}\n"
+        "while not c.assignment() and time.monotonic() < end: c.poll(0.1)\n"
+        "print('mine' if c.assignment() else 'none', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as first:
         assert first.stdout is not None
@@ -255,7 +256,8 @@ def test_servers_outlive_the_thread_that_started_them(tmp_path: Path) -> None:
     server = S3(tmp_path, free_port())
     thread = threading.Thread(target=server.start)
     thread.start()
-    thread.join()
+    thread.join(DEADLINE_S)
+    assert not thread.is_alive()
     try:
         time.sleep(0.3)  # the signal that must not come has no event to wait for
         assert server.alive

@@ -46,7 +46,7 @@ def _up(settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.wait(STOP_S)
 
 
 def _environ(settings: Settings) -> dict[str, str]:
@@ -150,7 +150,8 @@ def test_up_stops_while_it_starts(tmp_path: Path) -> None:
 
 def test_up_says_what_is_in_its_way(stack: LocalStack) -> None:
     command = [sys.executable, "-m", "compose.cli", "up"]
-    second = subprocess.run(command, env=_environ(_settings(stack.data_dir)), capture_output=True, text=True)
+    environ = _environ(_settings(stack.data_dir))
+    second = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=READY_S)
     assert second.returncode == 1
     assert second.stderr.startswith(f"sluiceway: The data folder {stack.data_dir} is held by a running stack")
     assert f"process {os.getpid()}" in second.stderr

@@ -155,7 +155,8 @@ async def test_what_waits_for_a_slow_kafka_is_bounded(stack: LocalStack, setting
             done, pending = await asyncio.wait(waiting, timeout=0.5)
             assert (len(done), len(pending)) == (11, 9)
             assert all("slower than its input" in str(t.exception()) for t in done)
-            await asyncio.wait(pending)
+            _, pending = await asyncio.wait(pending, timeout=10)
+            assert not pending
         finally:
             stack.kafka.signal(signal.SIGCONT)
 
@@ -185,7 +186,8 @@ async def test_nothing_confirmed_is_lost_when_kafka_dies_under_load(
             await under_way.wait()
         stack.kafka.kill()
         await asyncio.to_thread(stack.kafka.start)
-        await asyncio.gather(*senders)
+        async with asyncio.timeout(60):
+            await asyncio.gather(*senders)
         assert await until_published(made, records[:1]) >= 1
     stored = {r.key for rs in (await read(settings, topic)).values() for r in rs}
     assert {key for key, _ in confirmed} <= stored
@@ -247,8 +249,9 @@ async def test_what_is_in_flight_at_shutdown_is_answered(
             assert not post.done()
         finally:
             stack.kafka.signal(signal.SIGCONT)
-        assert (await post).status == 202
-        await closing
+        async with asyncio.timeout(20):
+            assert (await post).status == 202
+            await closing
     assert len(await events_from()) == len(values)
 
 
