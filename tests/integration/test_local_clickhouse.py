@@ -309,7 +309,8 @@ def test_streaming_gives_all_rows(client: Client) -> None:
 
 def test_curl_gets_what_it_would_from_a_server(stack: LocalStack, client: Client, table: str) -> None:
     server = stack.clickhouse
-    with urllib.request.urlopen(f"{server.url}/?query=SELECT%201%20AS%20x%20FORMAT%20JSONEachRow") as answer:
+    url = f"{server.url}/?query=SELECT%201%20AS%20x%20FORMAT%20JSONEachRow"
+    with urllib.request.urlopen(url, timeout=20) as answer:
         assert (answer.read(), answer.headers["X-ClickHouse-Format"]) == (b'{"x":1}\n', "JSONEachRow")
         assert answer.headers["X-ClickHouse-Timezone"] in ("UTC", "Etc/UTC")
         assert json.loads(answer.headers["X-ClickHouse-Summary"])["result_rows"] == "1"

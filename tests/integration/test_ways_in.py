@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from typer.testing import CliRunner
 
+from compose.commands import gateway as gateway_command
 from compose.commands.gateway import serve_gateway
 from compose.commands.replay_log import replay_log
-from compose.kafka import kafka_access
+from compose.kafka import kafka_access, traffic_publisher
 from compose.local.generate import Shape, generate_events, generate_log
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
@@ -194,8 +196,12 @@ async def test_nothing_confirmed_is_lost_when_kafka_dies_under_load(
 
 
 async def test_a_202_means_that_kafka_has_them(
-    stack: LocalStack, settings: Settings, events_from: Callable[[], Awaitable[list[Any]]]
+    stack: LocalStack,
+    settings: Settings,
+    events_from: Callable[[], Awaitable[list[Any]]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(gateway_command, "traffic_publisher", partial(traffic_publisher, limits=QUICK))
     served = stack.settings(gateway_port=0)
     values = [value for _, value in generate_events(3, 2_000, Shape(NOW_MS, malformed=0.01))]
     body = gzip.compress(b"\n".join(values))
