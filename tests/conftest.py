@@ -12,7 +12,16 @@ import pytest
 from compose.local.stack import LocalStack
 from compose.settings import Settings
 
+#: How long a test that runs in `make chaos` only may take, seconds; all others have the time-out of pyproject.
+_LONG_S = 900.0
 _STARTED = pytest.StashKey[LocalStack]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A long test has more time before it counts as one that hangs, unless it says itself how much."""
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_LONG_S))
 
 
 @pytest.fixture(scope="session")

@@ -172,5 +172,5 @@ def test_before_the_first_assignment(run: Run) -> None:
 
 def _rebalancing(run: Run) -> bool:
     admin = AdminClient({"bootstrap.servers": run.source.bootstrap, "log_level": 0})
-    state = admin.describe_consumer_groups([GROUP], request_timeout=10)[GROUP].result().state
+    state = admin.describe_consumer_groups([GROUP], request_timeout=10)[GROUP].result(15).state
     return bool(state == ConsumerGroupState.PREPARING_REBALANCING)

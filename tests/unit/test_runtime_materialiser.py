@@ -93,4 +93,4 @@ def test_a_round_asked_for_while_one_is_under_way_promises_only_what_is_written(
         assert max(store.promises)[0] == 9
         assert all(written >= offset for offset, written in store.promises), store.promises
 
-    asyncio.run(scenario())
+    asyncio.run(asyncio.wait_for(scenario(), 10))
