@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute  # at start: pyarrow would import it at the first flush, for a quarter of a second
 
 from topics import native
 from topics import rows as row_schemas
