@@ -162,8 +162,10 @@ def test_a_splitter_stays_inside_its_batch(data: st.DataObject) -> None:
         payload[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
     count = data.draw(st.sampled_from([0, 3, 5, 2**31 - 1]))
     with at_the_edge(bytes(payload)) as view:
-        columns, whole = native.split_records(view, count, 0, 0, 0)
+        columns, whole = native.split_records(view, count, 0, 7, 10, 0)
     assert whole == (columns.shape[1] == count)
+    offsets = columns[native.OFFSET].tolist()
+    assert offsets == sorted(set(offsets) & {7, 8, 9})
     for at, size in ((native.KEY_AT, native.KEY_SIZE), (native.VALUE_AT, native.VALUE_SIZE), (native.HEADERS_AT, 7)):
         assert (columns[at] >= 0).all()
         assert (columns[size] >= -1).all()

@@ -47,7 +47,7 @@ def _kernel(name: str, result: Any, *arguments: Any) -> Any:
 
 
 _P, _N = c_void_p, c_int64
-_records = _kernel("sw_records", c_int64, _P, _N, _N, _N, _N, _N, _P)
+_records = _kernel("sw_records", c_int64, _P, _N, _N, _N, _N, _N, _N, _P)
 _partitions = _kernel("sw_partitions", None, _P, _P, _P, _N, _N, _P)
 _digests = _kernel("sw_digests", None, _P, _P, _P, _N, _P)
 _words_new = _kernel("sw_words_new", c_void_p, c_uint64)
@@ -105,15 +105,19 @@ def texts_of(strings: list[bytes]) -> Texts:
     return Texts(np.frombuffer(b"".join(strings), dtype=np.uint8), np.cumsum(size) - size, size)
 
 
-def split_records(payload: U8, count: int, base: int, base_offset: int, first_ms: int) -> tuple[I64, bool]:
+def split_records(
+    payload: U8, count: int, base: int, base_offset: int, next_offset: int, first_ms: int
+) -> tuple[I64, bool]:
     """The records of one batch, decompressed: int64[8, n] (`OFFSET` to `HEADERS_SIZE`), and whether all `count` were read.
 
     Places are counted from `base` before the payload; a size of -1 is null. Headers are as they lie in the record, their
-    count first, or of size 0. What follows the first record that makes no sense is left out.
+    count first, or of size 0. What follows the first record that makes no sense is left out, as does one whose offset is
+    not in `base_offset` to `next_offset` or not above the one before.
     """
     room = max(0, min(count, len(payload) // _RECORD_BYTES))
     columns = np.empty((8, room), dtype=np.int64)
-    read = _records(_at(payload), len(payload), room, base, base_offset, first_ms, _at(columns))
+    offsets = next_offset - base_offset
+    read = _records(_at(payload), len(payload), room, base, base_offset, offsets, first_ms, _at(columns))
     return columns[:, :read], read == count
 
 
