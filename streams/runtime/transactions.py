@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
@@ -21,12 +21,6 @@ from topics.records import Emit
 
 #: Producer batches; a dedup block of a busy flush fits one.
 MAX_BATCH_BYTES = 1 << 20
-
-
-class _Batch(NamedTuple):
-    topic: str
-    partition: int
-    builder: Any
 
 
 class PartitionProducer:
@@ -57,49 +51,42 @@ class PartitionProducer:
         await self._producer.stop()
 
     async def commit(self, group: str, source: TopicPartition, next_offset: int, emits: Iterable[Emit]) -> None:
-        """Write `emits` and the group's offset in one transaction. Raises on any doubt; never call again after that.
-
-        The records go last: from the first of them on until the commit, nobody who reads committed records gets past
-        them, and those that were sent on lie in partitions that others read.
-        """
-        batches = await self._batches(emits)
+        """Write `emits` and the group's offset in one transaction. Raises on any doubt; never call again after that."""
         self._faults.reach("begin.before")
         await self._producer.begin_transaction()
         self._faults.reach("begin.after")
+        await self._send(emits)
         self._faults.reach("offsets.before")
         await self._producer.send_offsets_to_transaction({source: OffsetAndMetadata(next_offset, "")}, group)
         self._faults.reach("offsets.after")
-        self._faults.reach("send.before")
-        await self._send(batches)
-        self._faults.reach("send.after")
         self._faults.reach("commit.before")
         await self._producer.commit_transaction()
         self._faults.reach("commit.after")
 
-    async def _batches(self, emits: Iterable[Emit]) -> list[_Batch]:
-        """The records of each partition as whole batches: a record costs a microsecond or two, not a future."""
+    async def _send(self, emits: Iterable[Emit]) -> None:
+        self._faults.reach("send.before")
         grouped: dict[tuple[str, int], list[Emit]] = defaultdict(list)
         for emit in emits:
             grouped[emit.topic, await self._partition(emit)].append(emit)
-        return [batch for at, group in grouped.items() for batch in self._packed(*at, group)]
+        await asyncio.gather(*(self._send_batches(*at, group) for at, group in grouped.items()))
+        self._faults.reach("send.after")
 
     async def _partition(self, emit: Emit) -> int:
         if emit.partition is not None:
             return emit.partition
         return partition_of(emit.key or b"", len(await self._producer.partitions_for(emit.topic)))
 
-    def _packed(self, topic: str, partition: int, emits: list[Emit]) -> Iterator[_Batch]:
+    async def _send_batches(self, topic: str, partition: int, emits: list[Emit]) -> None:
+        """Send many records of one partition as whole batches: a record costs a microsecond or two, not a future."""
+        sent: list[asyncio.Future[Any]] = []
         builder = self._producer.create_batch()
         for emit in emits:
             record = {"key": emit.key, "value": emit.value, "timestamp": None, "headers": list(emit.headers)}
             if builder.append(**record) is None:
-                yield _Batch(topic, partition, builder)
+                sent.append(await self._producer.send_batch(builder, topic, partition=partition))
                 builder = self._producer.create_batch()
                 if builder.append(**record) is None:
                     raise ValueError(f"a record of {len(emit.value or b'')} bytes does not fit a batch of {topic}")
         if builder.record_count():
-            yield _Batch(topic, partition, builder)
-
-    async def _send(self, batches: list[_Batch]) -> None:
-        sent = [await self._producer.send_batch(builder, topic, partition=at) for topic, at, builder in batches]
+            sent.append(await self._producer.send_batch(builder, topic, partition=partition))
         await asyncio.gather(*sent)
