@@ -37,7 +37,9 @@ STATE_KEY = b"m"
 _IDS_KEY = struct.Struct(">ciI")
 _BLOCK_BYTES = 16 * 50_000
 
-_template = lru_cache(maxsize=65_536)(template)
+#: Longer paths are rare, and 65,536 of the longest would fill the memory.
+_REMEMBERED_PATH_CHARS = 256
+_remembered_template = lru_cache(maxsize=65_536)(template)
 
 Bools = npt.NDArray[np.bool_]
 
@@ -258,6 +260,10 @@ def _names(state: TrafficState) -> list[str]:
     """The names under which the flush's paths are counted, by code."""
     paths: list[str] = state.names.path.array().to_pylist()
     return [_template(path) for path in paths] if state.rules.templates else paths
+
+
+def _template(path: str) -> str:
+    return _remembered_template(path) if len(path) <= _REMEMBERED_PATH_CHARS else template(path)
 
 
 def _saved(state: TrafficState) -> bytes:
