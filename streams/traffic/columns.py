@@ -175,6 +175,14 @@ class Dictionaries:
         self.method, self.path, self.ip = Words(), Words(), Words()
         self.agent, self.labels, self.producer = Words(), Words(), Words()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that was said."""
+        return sum(words.nbytes for words in self._all())
+
+    def _all(self) -> tuple[Words, ...]:
+        return self.method, self.path, self.ip, self.agent, self.labels, self.producer
+
     def rows(self, batch: Batch, events: Decoded) -> Rows:
         """The columns of accepted `events` of `batch`."""
         at, count = events.rows, len(events)

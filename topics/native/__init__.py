@@ -156,6 +156,11 @@ class Words:
     def __len__(self) -> int:
         return int(_words_count(self._words))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all words."""
+        return int(_words_bytes(self._words))
+
     def codes(self, texts: Texts) -> I32:
         """The code of each of n strings, -1 for an absent one. Raises MemoryError."""
         out = np.empty(len(texts), dtype=np.int32)
@@ -170,7 +175,7 @@ class Words:
     def buffers(self) -> tuple[I32, U8]:
         """Where each of n words begins and the last ends, int32[n + 1], and their bytes."""
         offsets = np.empty(len(self) + 1, dtype=np.int32)
-        data = np.empty(int(_words_bytes(self._words)), dtype=np.uint8)
+        data = np.empty(self.nbytes, dtype=np.uint8)
         _words_copy(self._words, _at(data), _at(offsets))
         return offsets, data
 
