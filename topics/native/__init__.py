@@ -48,6 +48,7 @@ def _kernel(name: str, result: Any, *arguments: Any) -> Any:
 
 _P, _N = c_void_p, c_int64
 _records = _kernel("sw_records", c_int64, _P, _N, _N, _N, _N, _N, _N, _P)
+_header = _kernel("sw_header", None, _P, _P, _P, _N, _P, _N, _P, _P)
 _partitions = _kernel("sw_partitions", None, _P, _P, _P, _N, _N, _P)
 _digests = _kernel("sw_digests", None, _P, _P, _P, _N, _P)
 _words_new = _kernel("sw_words_new", c_void_p, c_uint64)
@@ -119,6 +120,14 @@ def split_records(
     offsets = next_offset - base_offset
     read = _records(_at(payload), len(payload), room, base, base_offset, offsets, first_ms, _at(columns))
     return columns[:, :read], read == count
+
+
+def header_of(headers: Texts, name: bytes) -> Texts:
+    """The first value of header `name` of each of n records, of size -1 for none or null; `headers` as in records."""
+    at, size = np.empty(len(headers), dtype=np.int64), np.empty(len(headers), dtype=np.int64)
+    wanted = np.frombuffer(name, dtype=np.uint8)
+    _header(*_texts(headers), _at(wanted), len(wanted), _at(at), _at(size))
+    return Texts(headers.data, at, size)
 
 
 def partitions_of(keys: Texts, partitions: int) -> I64:
