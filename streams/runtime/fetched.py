@@ -120,7 +120,8 @@ class _Columns:
         columns, whole = native.split_records(view, count, self._size, base_offset, raw.next_offset, first_ms)
         if not whole:
             read = columns.shape[1]
-            first = int(columns[native.OFFSET, -1]) + 1 if read else base_offset
+            # Of the batch's own offsets also where the last of them was read too early.
+            first = min(int(columns[native.OFFSET, -1]) + 1, raw.next_offset - 1) if read else base_offset
             what = f"record {read + 1} of {count} does not fit the batch's {len(payload)} bytes or its offsets"
             self._bury(first, raw, data, what)
         if attributes & _LOG_APPEND_TIME:  # one time for the whole batch

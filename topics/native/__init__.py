@@ -48,6 +48,7 @@ def _kernel(name: str, result: Any, *arguments: Any) -> Any:
 
 _P, _N = c_void_p, c_int64
 _records = _kernel("sw_records", c_int64, _P, _N, _N, _N, _N, _N, _N, _P)
+_header = _kernel("sw_header", None, _P, _P, _P, _N, _P, _N, _P, _P)
 _partitions = _kernel("sw_partitions", None, _P, _P, _P, _N, _N, _P)
 _digests = _kernel("sw_digests", None, _P, _P, _P, _N, _P)
 _words_new = _kernel("sw_words_new", c_void_p, c_uint64)
@@ -121,6 +122,14 @@ def split_records(
     return columns[:, :read], read == count
 
 
+def header_of(headers: Texts, name: bytes) -> Texts:
+    """The first value of header `name` of each of n records, of size -1 for none or null; `headers` as in records."""
+    at, size = np.empty(len(headers), dtype=np.int64), np.empty(len(headers), dtype=np.int64)
+    wanted = np.frombuffer(name, dtype=np.uint8)
+    _header(*_texts(headers), _at(wanted), len(wanted), _at(at), _at(size))
+    return Texts(headers.data, at, size)
+
+
 def partitions_of(keys: Texts, partitions: int) -> I64:
     """The partition of each of n keys among `partitions`: Kafka's default, murmur2 as in `topics.partitioning`."""
     out = np.empty(len(keys), dtype=np.int64)
@@ -156,6 +165,11 @@ class Words:
     def __len__(self) -> int:
         return int(_words_count(self._words))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all words."""
+        return int(_words_bytes(self._words))
+
     def codes(self, texts: Texts) -> I32:
         """The code of each of n strings, -1 for an absent one. Raises MemoryError."""
         out = np.empty(len(texts), dtype=np.int32)
@@ -170,7 +184,7 @@ class Words:
     def buffers(self) -> tuple[I32, U8]:
         """Where each of n words begins and the last ends, int32[n + 1], and their bytes."""
         offsets = np.empty(len(self) + 1, dtype=np.int32)
-        data = np.empty(int(_words_bytes(self._words)), dtype=np.uint8)
+        data = np.empty(self.nbytes, dtype=np.uint8)
         _words_copy(self._words, _at(data), _at(offsets))
         return offsets, data
 

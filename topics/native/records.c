@@ -66,3 +66,22 @@ int64_t sw_records(const uint8_t *data, int64_t size, int64_t count, int64_t bas
     }
     return count;
 }
+
+/* The first value of header `name` in each of n records' headers, as `sw_records` finds them; of size -1 where it has none. */
+void sw_header(const uint8_t *data, const int64_t *at, const int64_t *size, int64_t n, const uint8_t *name,
+               int64_t name_size, int64_t *value_at, int64_t *value_size) {
+    for (int64_t i = 0; i < n; i++) {
+        value_at[i] = 0;
+        value_size[i] = -1;
+        if (size[i] <= 0) continue;
+        Cursor c = {data, at[i], at[i] + size[i]};
+        int64_t count, found_at, found, place, length;
+        if (!varint(&c, &count)) continue;
+        for (; count > 0 && bytes(&c, &found_at, &found) && bytes(&c, &place, &length); count--)
+            if (found == name_size && !memcmp(data + found_at, name, (size_t)name_size)) {
+                value_at[i] = place;
+                value_size[i] = length;
+                break;
+            }
+    }
+}
