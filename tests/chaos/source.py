@@ -36,7 +36,7 @@ GROUP = "sluiceway-traffic"
 TOPICS = (specs.TRAFFIC_EVENTS, specs.TRAFFIC_DEADLETTER, specs.changelog_name(GROUP), specs.OWNERS)
 #: Where Java's client, and where librdkafka by default, places a key.
 JAVA, CRC32 = "murmur2_random", "consistent_random"
-_TIMEOUT_S = 20.0
+_TIMEOUT_S = 60.0
 #: When all records must have been read, or sent and acknowledged, seconds.
 _ALL_S = 120.0
 

@@ -61,7 +61,7 @@ class _Worker:
         self.metrics = StreamMetrics("traffic", CollectorRegistry())
         self.runners = {0: _Runner(process, self.metrics.partition(0))}
 
-    async def log_ends(self, partitions: list[int]) -> dict[int, int]:
+    async def written_ends(self, partitions: list[int]) -> dict[int, int]:
         return {p: self.runners[p].expected for p in partitions}
 
 
