@@ -77,13 +77,13 @@ def write_rollups_before_commit() -> None:
             committed(self, flush)
             flush.token = None
 
-    async def show_first(self: PartitionRunner, flush: Flush) -> None:
+    async def show_first(self: PartitionRunner, flush: Flush, reports: list[Emit]) -> None:
         self.fold.committed(flush)
         while (done := self.fold.materialise()) is not None:
             for table, rows in done.rows.items():
                 await self._context.sink.insert(table, rows)
             self.fold.materialised(done)
-        await flush_of(self, flush)
+        await flush_of(self, flush, reports)
 
     _replace(TrafficFold, committed=commit_once)
     _replace(PartitionRunner, _flush=show_first)
