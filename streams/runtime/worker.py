@@ -83,7 +83,7 @@ class WorkerConfig:
     deadletter_max_bytes: int = 1 << 20
     status_host: str = "127.0.0.1"
     status_port: int = 0
-    flush_deadline_s: float = 8.0
+    flush_deadline_s: float = 7.5
     watchdog_s: float = 60.0
     rollup_interval_s: float = 1.0
 

@@ -81,7 +81,7 @@ def test_while_it_waits_for_a_server(stack: LocalStack, tmp_path: Path, server: 
             code, seconds = worker.drain()
         finally:
             worker.kill()
-    _ended(worker, code, seconds, 2)
+    _ended(worker, code, seconds, SHORT_LIMIT_S)
     assert worker.log().count("\n") < 10, worker.log()
 
 
