@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -25,7 +26,9 @@ class BuildKernels(build_ext):
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         machine = [] if sys.platform != "linux" else ["-target", f"{platform.machine()}-linux-gnu.{GLIBC}"]
+        sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(NATIVE.glob("*.[ch]")))).hexdigest()
         flags = [
+            f'-DSW_SOURCES="{sources}"',
             "-O3",
             "-std=c11",
             "-Wall",
@@ -44,9 +47,9 @@ class BuildKernels(build_ext):
         )
 
 
-SOURCES = [f"topics/native/{name}.c" for name in ("records", "events", "hashes", "words", "groups")]
+NATIVE = Path("topics/native")
 
 setup(
-    ext_modules=[Extension("topics.native.kernels", SOURCES, depends=["topics/native/kernels.h"])],
+    ext_modules=[Extension("topics.native.kernels", [str(path) for path in sorted(NATIVE.glob("*.c"))])],
     cmdclass={"build_ext": BuildKernels},
 )

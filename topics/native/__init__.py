@@ -8,6 +8,7 @@ hand a kernel anything else.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import secrets
 from ctypes import c_double, c_int32, c_int64, c_uint64, c_void_p
 from dataclasses import dataclass
@@ -30,11 +31,17 @@ LIBRARY = Path(__file__).with_name("kernels.so")
 
 def _load() -> ctypes.CDLL:
     try:
-        return ctypes.CDLL(str(LIBRARY))
-    except OSError as error:
+        library = ctypes.CDLL(str(LIBRARY))
+        library.sw_sources.restype = ctypes.c_char_p
+        built_from = library.sw_sources().decode()
+    except (OSError, AttributeError) as error:
         raise ImportError(
-            f"{LIBRARY} cannot be loaded ({error}); `make setup` builds it, as does `pip install .`"
+            f"{LIBRARY} is not usable ({error}); `make setup` builds it, as does `pip install .`"
         ) from None
+    sources = b"".join(path.read_bytes() for path in sorted(LIBRARY.parent.glob("*.[ch]")))
+    if built_from != hashlib.sha256(sources).hexdigest():
+        raise ImportError(f"{LIBRARY} was built from other sources than lie beside it; `make setup` builds it anew")
+    return library
 
 
 _library = _load()
