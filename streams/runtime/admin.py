@@ -96,6 +96,20 @@ class TopicAdmin:
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another worker was faster
                     raise
+        self._wait_for([spec.name for spec in specs])
+
+    def _wait_for(self, topics: list[str]) -> None:
+        """Return when the brokers know of topics that were made: the one that is asked next may hear of them later."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                self._identify(topics)
+                return
+            except KafkaException as error:
+                unknown = error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+                if not unknown or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
 
     def _check(self, specs: Sequence[TopicSpec]) -> None:
         for spec in specs:
