@@ -53,14 +53,15 @@ class SessionRefused(_Event, frozen=True, tag="session_refused", kw_only=True):
 
 
 class SegmentStored(_Event, frozen=True, tag="segment_stored", kw_only=True):
-    """A range of chunks rests in the object store. `stored_seq`: all of the session up to there does, or is a gap.
+    """A range of chunks rests in the object store. `stored_seq`: all of the session up to there does, or is a gap;
+    None while its first chunks do not.
 
     `md5` is that of the object's bytes, in hex; `first_offset` that of the lowest record in it.
     """
 
     first_seq: _Count
     last_seq: _Count
-    stored_seq: _Count
+    stored_seq: _Count | None
     key: str
     size_bytes: _Count
     md5: str

@@ -1,0 +1,1 @@
+"""Audio: sessions of chunks folded into segments and recordings in the object store."""
