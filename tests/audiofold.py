@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from streams.audio import outcomes, seqs
-from streams.audio.core import SESSION_TAG
+from streams.audio.core import SESSION_TAG, wanted
 from streams.audio.effects import Assemble, Effect, PutSegment, RemoveSegments
 from streams.audio.fold import AudioFold
 from streams.audio.held import Budget
@@ -137,6 +138,8 @@ class World:
         """Do the oldest effect that is under way."""
         if self.inflight:
             effect = self.inflight.pop(0)
+            if not wanted(self.fold.state, effect):
+                return
             session_id = effect.opened.session_id
             outcome = self._done(session_id, effect)
             self.reports.append(outcomes.encode(outcome, session_id, AUDIO_CHUNKS, self.rules.partition))
@@ -269,7 +272,7 @@ def assert_whole(world: World) -> None:
     """Every accepted seq is in exactly one segment."""
     for name, saved in world.saved().items():
         spans = sorted((s.first_seq, s.last_seq) for s in saved.segments)
-        assert all(a[1] < b[0] for a, b in zip(spans, spans[1:], strict=False)), (name, spans)
+        assert all(a[1] < b[0] for a, b in pairwise(spans)), (name, spans)
         pending = [(piece.seq, piece.seq) for piece in saved.pending]
         assert seqs.union([*spans, *pending]) == [tuple(r) for r in saved.ranges], name
 

@@ -708,12 +708,26 @@ def seal(state: AudioState, position: int, version: int) -> Flush:
         changelog=changelog,
         emits=state.emits,
         dead=state.dead,
-        effects=list(state.effects),
+        effects=[effect for effect in state.effects if wanted(state, effect)],
         token=Sealed(version, rows, state.clock_ms, totals),
     )
     state.dirty, state.changed, state.tombstones = {}, {}, []
     state.emits, state.dead, state.effects = [], [], []
     return flush
+
+
+def wanted(state: AudioState, effect: Effect) -> bool:
+    """Whether an effect has no outcome yet: after a take-over the log may hold it further on."""
+    session = state.sessions.get(effect.opened.session_id)
+    if session is None:
+        return False
+    match effect:
+        case PutSegment():
+            return _intent(session, effect.first_seq, effect.last_seq) is not None
+        case Assemble():
+            return session.status is Status.CLOSING and not session.intents
+        case RemoveSegments():
+            return session.removing
 
 
 def session_key(session_id: str) -> bytes:
