@@ -15,6 +15,7 @@ import pytest
 from streams.audio.containers import flac, wav
 from streams.audio.containers.errors import BadAudio
 from streams.audio.containers.flac import HEAD_BYTES, FlacEncoder
+from streams.audio.containers.ogg import PageReader
 from streams.audio.containers.ogg_opus import OggOpusReader, OggOpusWriter
 from streams.audio.containers.recording import new_recording
 from streams.audio.containers.wav import WavReader
@@ -73,6 +74,15 @@ def test_a_long_flac_takes_no_memory_for_its_length() -> None:
     assert most < 200_000
     encoder.finish()
     assert encoder.samples == 10 * 60 * 16_000 and len(encoder.head) == HEAD_BYTES
+
+
+@pytest.mark.parametrize(("at", "match"), [(30, "of MD5"), (25, "that can be read; it says")])
+def test_flac_that_is_not_what_it_says_is_refused(at: int, match: str) -> None:
+    """One bit of its MD5, and of its number of samples."""
+    file = bytearray(flac_of(sound(1, 16_000, 1), 16_000, 1, 4_096))
+    file[at] ^= 1
+    with pytest.raises(BadAudio, match=match):
+        list(flac.decode(io.BytesIO(file)))
 
 
 @needs_speech
@@ -201,6 +211,20 @@ def test_opus_packets_play_as_they_did(channels: int, options: tuple[str, ...], 
     assert wanted and played.startswith(wanted) and len(played) - len(wanted) < 0.12 * 48_000 * 2 * channels
     assert packets_of(ours)[1] == packets
     assert re.search(r"Duration: 00:00:02\.2\d.*\n.*Audio: opus, 48000 Hz", probed(ours, tmp_path))
+
+
+def test_a_page_lasts_about_a_second() -> None:
+    """So that a player may seek, and a reader who comes late need not wait."""
+    pages = PageReader().feed(ogg_of([bytes([19 << 3, 0])] * 500, 48_000, 1, 312))
+    granules = [page.granule for page in pages[2:]]
+    assert granules == [48_000 * second for second in range(1, 11)]
+
+
+def test_a_wav_recording_whose_size_was_told_wrong_is_refused() -> None:
+    recording = new_recording(opened(Format.PCM_S16LE, Store.WAV), 6)
+    recording.add(b"abcd")
+    with pytest.raises(BadAudio, match="4 bytes of PCM came; the header says 6"):
+        recording.finish()
 
 
 def test_opus_of_seven_channels_is_refused() -> None:
