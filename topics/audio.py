@@ -181,6 +181,10 @@ def new_open(
         return _bad(f"rate {rate} is not within {MIN_RATE} to {MAX_RATE}, in tens above 65535")
     if not 1 <= channels <= MAX_CHANNELS:
         return _bad(f"channels {channels} is not within 1 to {MAX_CHANNELS}")
+    if kind is Format.OPUS and channels == 7:
+        return _bad(
+            "Opus of 7 channels: encoders lay its packets out in different ways, and the packets do not say which"
+        )
     kept = _kept_as(kind, store)
     return kept if isinstance(kept, Malformed) else Open(session_id, user, kind, rate, channels, level, kept)
 

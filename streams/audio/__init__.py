@@ -1,1 +1,1 @@
-"""Audio: sessions of chunks folded into segments and recordings in the object store."""
+"""Audio sessions: chunks of a session folded into segments and one lossless recording."""

@@ -112,6 +112,7 @@ def test_md5_may_be_written_in_capitals() -> None:
         {"format": b"opus", "store": b"wav"},
         {"format": b"opus", "store": b"flac"},
         {"format": b"flac", "store": b"wav"},
+        {"format": b"opus", "channels": b"7"},
         {"user": b"\xff"},
         {"user": b"a\nb"},
         {"user": b"u" * 129},
