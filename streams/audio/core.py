@@ -333,6 +333,7 @@ def _cut(state: AudioState, session: Session, everything: bool) -> None:
         session.pending_us -= piece.duration_us
     if session.deferred and session.status is Status.OPEN:
         session.deferred = not state.shelf.admit(session.id, state.rules.window_bytes(session.opened))
+        session.held_from = state.offset
     _mark(state, session)
 
 
@@ -747,7 +748,7 @@ def _needed(state: AudioState) -> Iterator[int]:
         if session.deferred or not session.live:
             continue
         for piece in session.pending.values():
-            if piece.offset >= state.start:
+            if piece.offset >= max(state.start, session.held_from):
                 yield piece.offset
                 break
         for first_seq in session.intents:

@@ -98,7 +98,7 @@ class Saved(msgspec.Struct, array_like=True):
 class Session:
     """The live state. `applied` and `version` are of its last snapshot; `fresh` is the offset and the append time of the
     first record since, if there was one. `due_ms` is when the heap of deadlines looks at it next; `deferred`: its bytes are
-    not held; `awaiting`: intents of an earlier owner whose bytes are being read again."""
+    not held, nor are those of records below `held_from`; `awaiting`: intents of an earlier owner whose bytes are being read again."""
 
     opened: Open
     opened_ms: int
@@ -123,6 +123,7 @@ class Session:
     due_ms: int = 0
     intents: dict[int, None] = field(default_factory=dict)  # first seqs of segments without an outcome
     awaiting: int = 0
+    held_from: int = 0
     deferred: bool = False
     removing: bool = False
 
