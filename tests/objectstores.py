@@ -36,6 +36,7 @@ GAPS: Mapping[str, Mapping[str, str]] = {
         "refuses_crc": "rclone takes CRC headers",
     },
     "versitygw": {
+        "pages_uploads": "versitygw refuses the upload id marker that it gave with the page before",
         "refuses_unequal_parts": "only R2 wants equal parts; versitygw takes what S3 takes",
         "refuses_crc": "versitygw takes CRC headers, as S3 does",
     },

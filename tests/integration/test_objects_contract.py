@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +296,29 @@ async def test_a_slow_request_does_not_hold_up_the_others(bucket: Bucket, store:
     await asyncio.wait_for(bucket.put(f"{key} other", b"quick"), 1.5)
     assert not slow.done()
     await slow
+
+
+async def test_memory_holds_a_part_and_what_is_on_its_way(store: ObjectStore, key: str) -> None:
+    bucket = Bucket(replace(store.address, endpoint=f"http://127.0.0.1:{store.server.port}"), _Impatient())
+    await bucket.put(f"{key} first", b"what a client needs is made with its first request")
+
+    async def parts() -> AsyncIterator[tuple[int, bytes]]:
+        for number in range(1, 11):
+            yield number, bytes([number]) * PART
+
+    tracemalloc.start()
+    try:
+        await (await bucket.upload(key, PART)).send(parts)
+        sent_peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        read = [(len(block), block[0]) async for block in bucket.read(key, PART)]
+        read_peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert read == [(PART, number) for number in range(1, 11)]
+    # The caller may hold one; a body that arrives is held in pieces and then whole.
+    assert sent_peak < 3.5 * PART and read_peak < 3.5 * PART, (sent_peak / PART, read_peak / PART)
+    await bucket.close()
 
 
 # -- what every write carries ------------------------------------------------------------------------------------
@@ -687,7 +712,7 @@ async def test_abandoned_uploads_are_listed_by_age_and_aborted(bucket: Bucket, s
     recent = await bucket.upload(f"{key}/recent", PART)
     await recent.part(2, b"x")
     store.proxy.refuse("ListMultipartUploads")
-    found = {open_.key: open_ async for open_ in bucket.list_uploads(f"{key}/", page=2)}
+    found = {open_.key: open_ async for open_ in bucket.list_uploads(f"{key}/")}
     assert sorted(found) == [*keys, recent.key]
     assert found[keys[0]].upload_id == (uploads[0].state and uploads[0].state.upload_id)
     # Servers give whole seconds.
@@ -695,3 +720,14 @@ async def test_abandoned_uploads_are_listed_by_age_and_aborted(bucket: Bucket, s
     aborted = await bucket.abort_uploads(f"{key}/", older_than_s=found[recent.key].age_s + 0.9)
     assert sorted(open_.key for open_ in aborted) == keys
     assert [open_.key async for open_ in bucket.list_uploads(key)] == [f"{key} beside", recent.key]
+
+
+@pytest.mark.needs("pages_uploads")
+async def test_uploads_are_listed_page_by_page(bucket: Bucket, store: ObjectStore, key: str) -> None:
+    keys = [f"{key}/{number}" for number in (0, 1, 1, 2, 3)]
+    uploads = [await bucket.upload(one, PART) for one in keys]
+    for upload in uploads:
+        await upload.part(2, b"x")
+    found = [(open_.key, open_.upload_id) async for open_ in bucket.list_uploads(f"{key}/", page=2)]
+    assert sorted(found) == sorted((upload.key, upload.state.upload_id) for upload in uploads if upload.state)
+    assert store.proxy.count("ListMultipartUploads") == 3
