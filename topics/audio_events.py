@@ -116,7 +116,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a recording holds, kept beside it.
 
     `md5` is that of the PCM, or for Opus and FLAC of the bytes as received; `sha256` and `size_bytes` are of the object
-    `recording`. `seqs` are the ranges in it and `gaps` those that never came, both in order and inclusive.
+    `recording`. `seqs` are the ranges in it, `gaps` those that never came, and `failed` those that came and could not be
+    stored; all in order and inclusive.
     """
 
     session_id: str
@@ -136,6 +137,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     seqs: tuple[SeqRange, ...]
     gaps: tuple[SeqRange, ...]
+    failed: tuple[SeqRange, ...] = ()
 
 
 _manifests = msgspec.json.Decoder(Manifest)

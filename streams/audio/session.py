@@ -97,8 +97,9 @@ class Saved(msgspec.Struct, array_like=True):
 @dataclass
 class Session:
     """The live state. `applied` and `version` are of its last snapshot; `fresh` is the offset and the append time of the
-    first record since, if there was one. `due_ms` is when the heap of deadlines looks at it next; `deferred`: its bytes are
-    not held, nor are those of records below `held_from`; `awaiting`: intents of an earlier owner whose bytes are being read again."""
+    first record since, if there was one. `due_ms` is when the heap of deadlines looks at it next. `deferred`: its bytes are
+    not held, nor are those of records below `held_from`. `awaiting` counts the intents of an earlier owner whose bytes are
+    being read again."""
 
     opened: Open
     opened_ms: int
