@@ -62,7 +62,10 @@ class Bucket(WholeObjects):
         which: dict[str, Any] = {"Bucket": self._requests.bucket, "Prefix": prefix, "MaxUploads": page}
         while True:
             work = partial(self._client.list_multipart_uploads, **which)
-            found = await self._requests.ask("list uploads of", prefix, work)
+            found = await self._requests.find("list uploads of", prefix, work)
+            if found is None:
+                # rclone answers NoSuchUpload where there has never been one.
+                return
             for entry in found.get("Uploads", ()):
                 age_s = max(0.0, (_answered_at(found) - entry["Initiated"]).total_seconds())
                 yield OpenUpload(str(entry["Key"]), str(entry["UploadId"]), age_s)
