@@ -22,6 +22,10 @@ MAX_SEQ = (1 << 40) - 1
 #: 2100-01-01: a time past it is a unit mistake.
 MAX_TIMESTAMP_MS = 4_102_444_800_000
 
+#: Headers of an open that a gateway writes: the sender can be told no, and waits to hear it; and which connection it is.
+REFUSE = "refuse"
+CONNECTION = "connection"
+
 _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NUMBER = re.compile(rb"[0-9]{1,15}")
 _MD5 = re.compile(rb"[0-9a-fA-F]{32}")

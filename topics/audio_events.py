@@ -32,8 +32,8 @@ class _Event(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
     source_offset: _Count
 
 
-class SessionOpened(_Event, frozen=True, tag="session_opened", kw_only=True):
-    """The owner has admitted a session. `opened_ms` is the open record's append time."""
+class SessionOpened(_Event, frozen=True, tag="session_opened", kw_only=True, omit_defaults=True):
+    """The owner has admitted a session. `opened_ms` is the open record's append time, `connection` a gateway's name for it."""
 
     user: str
     format: Format
@@ -42,6 +42,13 @@ class SessionOpened(_Event, frozen=True, tag="session_opened", kw_only=True):
     tier: Tier
     store: Store
     opened_ms: _Count
+    connection: str | None = None
+
+
+class SessionResumed(_Event, frozen=True, tag="session_resumed", kw_only=True):
+    """A gateway's connection has opened a session that was open already: it takes over from those before it."""
+
+    connection: str
 
 
 class SessionRefused(_Event, frozen=True, tag="session_refused", kw_only=True):
@@ -93,7 +100,7 @@ class SessionClosed(_Event, frozen=True, tag="session_closed", kw_only=True):
     gaps: _Count
 
 
-AudioEvent = SessionOpened | SessionRefused | SegmentStored | SegmentFailed | SessionClosed
+AudioEvent = SessionOpened | SessionResumed | SessionRefused | SegmentStored | SegmentFailed | SessionClosed
 _events: msgspec.json.Decoder[AudioEvent] = msgspec.json.Decoder(AudioEvent)
 
 

@@ -40,6 +40,7 @@ from topics.audio_events import (
     SessionClosed,
     SessionOpened,
     SessionRefused,
+    SessionResumed,
     encode_event,
     segment_extension,
     segment_key,
@@ -53,8 +54,6 @@ from topics.specs import HEADER_ROOM_BYTES
 
 #: Marks a record that was sent on to its session's partition: once is enough.
 REROUTED = "rerouted"
-#: On an open: the sender can be told no, and waits to hear it.
-REFUSE = "refuse"
 
 STATE_KEY = b"p"
 SESSION_TAG = b"s"
@@ -184,6 +183,9 @@ def _open(state: AudioState, record: Record, opened: audio.Open) -> None:
     elif session.status is Status.OPEN:
         _touch(state, session, record)
         _count(state, record, "resumed")
+        connection = _connection(record)
+        if connection is not None and record.offset >= state.position:
+            _tell(state, session, SessionResumed, connection=connection)
     else:
         _count(state, record, "duplicate")
 
@@ -194,18 +196,24 @@ def _admit(state: AudioState, record: Record, opened: audio.Open) -> None:
     session = Session(opened, record.append_ms, record.offset, last_ms=record.append_ms, last_offset=record.offset)
     state.sessions[session.id] = session
     _mark(state, session)
-    if not admitted and header(record.headers, REFUSE) is not None:
+    if not admitted and header(record.headers, audio.REFUSE) is not None:
         session.status, session.closed_ms = Status.REFUSED, state.clock_ms
         session.error = f"its window of {wanted} bytes does not fit the memory that is left"
         _tell(state, session, SessionRefused, user=opened.user, code="memory", message=session.error)
         _count(state, record, "refused")
     else:
         session.deferred = not admitted
-        _tell(state, session, SessionOpened, opened_ms=session.opened_ms, **_parameters(opened))
+        said = {"opened_ms": session.opened_ms, "connection": _connection(record), **_parameters(opened)}
+        _tell(state, session, SessionOpened, **said)
         _count(state, record, "opened")
         if not admitted:
             _count(state, record, "deferred")
     _schedule(state, session)
+
+
+def _connection(record: Record) -> str | None:
+    raw = header(record.headers, audio.CONNECTION)
+    return None if raw is None else raw[:64].decode("ascii", "replace")
 
 
 def _parameters(opened: audio.Open) -> dict[str, object]:
