@@ -1,4 +1,4 @@
-"""The bucket as the audio stream asks for it."""
+"""The bucket as the audio stream and the gateway ask for it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from sinks.errors import SinkRefused
 from sinks.objects import Bucket, Upload, UploadState
+from topics.audio_events import manifest_key
 
 
 class BucketAudioStore:
@@ -46,3 +47,18 @@ class BucketAudioStore:
     async def delete_many(self, keys: Sequence[str]) -> None:
         """See `AudioStore`."""
         await self._bucket.delete_many(keys)
+
+
+class BucketRecordings:
+    """Implements `streams.web.audio.recordings.RecordingStore` over a bucket."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    async def manifest(self, session_id: str) -> bytes | None:
+        """See `RecordingStore`."""
+        return await self._bucket.get(manifest_key(session_id))
+
+    def link(self, key: str, expires_s: int, file_name: str) -> str:
+        """See `RecordingStore`."""
+        return self._bucket.presigned_get(key, expires_s, file_name)

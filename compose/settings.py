@@ -95,6 +95,12 @@ class Settings:
     audio_attempts: int = _s(20, "attempts to store a segment before it becomes a dead letter")
     audio_attempt_s: float = _s(30.0, "how long one attempt may take, seconds")
     audio_part_mb: int = _s(8, "parts of a recording, at least 5 MB")
+    audio_ping_s: float = _s(15.0, "audio connections are pinged this often, and ended when two go unanswered, seconds")
+    audio_connection_idle_s: float = _s(300.0, "an audio connection is ended after so long without a chunk, seconds")
+    audio_resume_s: float = _s(30.0, "how long a new audio connection waits for its session's worker, seconds")
+    audio_write_s: float = _s(10.0, "an audio client that takes nothing for so long is cut off, seconds")
+    audio_unconfirmed_kb: int = _s(1024, "audio of one connection that may wait for Kafka before no more is read, kB")
+    audio_link_h: int = _s(24, "how long the link to a recording is good, at most 168, hours")
 
     # files and processes
     log_level: str = _s("info", "debug, info, warning or error")
@@ -111,6 +117,8 @@ class Settings:
             )
         if not 5 <= self.audio_part_mb <= 5_000:
             raise SettingError(f"{PREFIX}AUDIO_PART_MB={self.audio_part_mb} is not within 5 to 5000")
+        if self.audio_link_h > 168:
+            raise SettingError(f"{PREFIX}AUDIO_LINK_H={self.audio_link_h} is more than a link can last: 168 hours")
         if self.audio_window_s < self.audio_upload_after_s + self.audio_reorder_s:
             raise SettingError(
                 f"{PREFIX}AUDIO_WINDOW_S={self.audio_window_s} is shorter than a segment and what is kept out of it "
@@ -129,6 +137,10 @@ class Settings:
             "audio_silence_s",
             "audio_session_idle_s",
             "audio_attempt_s",
+            "audio_ping_s",
+            "audio_connection_idle_s",
+            "audio_resume_s",
+            "audio_write_s",
         ):
             if getattr(self, name) <= 0:
                 raise SettingError(f"{PREFIX}{name.upper()} must be above 0")
@@ -144,6 +156,8 @@ class Settings:
             "traffic_paths_max",
             "audio_uploads",
             "audio_attempts",
+            "audio_unconfirmed_kb",
+            "audio_link_h",
         ):
             if getattr(self, name) < 1:
                 raise SettingError(f"{PREFIX}{name.upper()} must be at least 1")
