@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.audiofold import RULES, Close, World, assert_whole, chunk, held_exactly, opened, written
-from topics.audio import Tier
+from topics.audio import Idle, Tier
 
 SESSIONS = ("a", "b", "c")
 #: A minute becomes four seconds, so that short logs meet every deadline.
@@ -59,6 +59,8 @@ class Said(NamedTuple):
                 record = written(chunk(self.session, self.number, data=b"other " * 200))
             case "close":
                 record = written(Close(self.session))
+            case "idle":
+                record = written(Idle())
             case _:
                 record = BAD[self.number]
         world.append(*record, self.after_ms)
@@ -102,8 +104,11 @@ def undisturbed(plan: list[Said], **how: Any) -> World:
 @settings(max_examples=150, deadline=None)
 @given(streams(), st.data(), st.sampled_from([1 << 30, TIGHT]))
 def test_batches_flushes_and_crashes_change_nothing(plan: list[Said], data: st.DataObject, capacity: int) -> None:
-    world, rest = World(QUICK, capacity=capacity), list(plan)
-    while rest:
+    # Silence ends every session while faults go on.
+    plan = [*plan, *[Said("idle", "", 0, 10_000)] * 2]
+    world, rest, more = World(QUICK, capacity=capacity), list(plan), data.draw(st.integers(0, 40))
+    while rest or more:
+        more -= not rest
         match data.draw(st.integers(0, 9)):
             case 0 | 1 | 2 | 3:
                 for _ in range(data.draw(st.integers(1, 12))):

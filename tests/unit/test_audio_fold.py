@@ -113,3 +113,12 @@ def test_a_slow_session_holds_the_log_for_a_minute_at_most() -> None:
         world.settle()
         behind_ms = world.now_ms - world.log[world.cursor].append_ms if world.cursor < len(world.log) else 0
         assert behind_ms <= 62_000
+
+
+def test_bytes_of_what_could_not_be_stored_are_let_go_of() -> None:
+    world = World(fails=True)
+    world.say(opened())
+    world.talk("s", 0, 62)
+    world.settle()
+    held = [seq for seq, _ in world.fold.shelf.window("s")]
+    assert held == [58, 59, 60, 61, 62]
