@@ -328,6 +328,18 @@ def test_a_window_of_flac_is_a_stretch_of_its_pcm(rate: int, channels: int) -> N
         assert len(found[2]) > len(pcm) // 4 and found[2] in pcm
 
 
+def test_what_only_looks_like_a_frame_is_passed_over() -> None:
+    """A frame's first bytes occur within frames; its checksum tells."""
+    file = flac_of(sound(0.5, 16_000, 1), 16_000, 1, 4_096)
+    first = flac.frame_header(file)
+    assert first is not None and first[1] == 16
+    frames = file[first[0] :]
+    for like in (b"\xff", b"\xff\xff", frames[:5] + bytes([frames[5] ^ 1]), b"\xff\xf8\x59\x0c\x01\x00"):
+        assert flac.frame_header(like + frames) == (len(like), 16)
+    for cut_off in (b"", frames[:1], frames[:5], frames[1:40]):
+        assert flac.frame_header(cut_off) is None
+
+
 @needs_speech
 def test_a_window_of_recorded_flac_is_a_stretch_of_it() -> None:
     file = SPEECH_FLAC.read_bytes()

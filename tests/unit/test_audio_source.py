@@ -46,6 +46,14 @@ async def test_pcm_goes_in_chunks_of_128_ms(made: Path) -> None:
     assert [chunk.at_ms for chunk in chunks] == [128 * seq for seq in range(8)]
 
 
+@pytest.mark.parametrize("name", ["speech 12:30.wav", "-i.wav", "http:speech.wav", "%d.wav", "é\n.wav"])
+async def test_a_file_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(name)
+    path.write_bytes(wav.wav_of(RATE, 1, PCM))
+    assert joined(await taken(path)) == PCM
+
+
 @pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (44_100, 2), (48_000, 6)])
 async def test_pcm_is_made_to_the_rate_and_channels_asked_for(made: Path, rate: int, channels: int) -> None:
     chunks = await taken(made, rate=rate, channels=channels)
