@@ -22,6 +22,9 @@ MAX_SEQ = (1 << 40) - 1
 #: 2100-01-01: a time past it is a unit mistake.
 MAX_TIMESTAMP_MS = 4_102_444_800_000
 
+#: What a session id is, in words for error messages.
+ID_RULE = "1 to 128 of A-Z a-z 0-9 . _ - , and not . or .."
+
 _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NUMBER = re.compile(rb"[0-9]{1,15}")
 _MD5 = re.compile(rb"[0-9a-fA-F]{32}")
@@ -139,9 +142,6 @@ def decode(
         return Close(session_id)
     said = "is missing" if kind is None else f"{kind[:60]!r} is none of open, chunk, close, idle"
     return Malformed(Reason.BAD_TYPE, f"header type {said}")
-
-
-ID_RULE = "1 to 128 of A-Z a-z 0-9 . _ - , and not . or .."
 
 
 def encode(record: AudioRecord) -> Encoded:
