@@ -367,7 +367,7 @@ def mute(gateway: Gateway, session: Session, chunks: int) -> None:
         deadline = time.monotonic() + 20
         with pytest.raises(OSError):
             while time.monotonic() < deadline:
-                connection.sendall(masked(0xA, b""))  # a pong answers no ping of this gateway's but keeps the line busy
+                connection.sendall(masked(0x2, encode_frame(Frame(0, 0, noise(5, 0, session.opened)))))
                 time.sleep(0.2)
         assert time.monotonic() < deadline, "it was not cut off"
 
