@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,8 +24,9 @@ import pytest
 from compose.audio_client import AudioSender
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
+from tests.audio import encoded, sound
 from tests.audiostack import Run, Session, audio_run, new_session, noise
-from tests.chaos.workers import Worker
+from tests.chaos.workers import ROOT, Worker
 from topics import specs
 from topics.audio_events import SessionResumed
 from topics.audio_socket import (
@@ -342,11 +348,11 @@ async def test_a_client_that_reads_nothing_is_cut_off_and_its_audio_kept(run: Ru
     try:
         async with talk(short, new_session(6)) as bystander:
             assert await bystander.open() == 0
+            listening = asyncio.create_task(bystander.durable(4))
             await asyncio.to_thread(mute, short, session, 30)
             await asyncio.to_thread(
                 run.until, lambda: run.state(session).get("next_seq") == 30, "what it sent is in Kafka", 20
             )
-            listening = asyncio.create_task(bystander.durable(4))
             await bystander.frames(0, 4)
             await listening
         assert short.process.rss_bytes < 400e6
@@ -408,6 +414,70 @@ async def test_kafka_away_is_told_and_costs_nothing_that_was_durable(run: Run, g
     assert sent.md5 == sent.recorded_md5
     await recorded(run, session, ClosedMessage(sent.recording, sent.recorded_md5))
     assert all(key != b"" for key, _, _ in run.read(specs.AUDIO_DEADLETTER))
+
+
+def test_the_readmes_client_sends_a_session(run: Run, gateway: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    name = f"readme-{time.time_ns()}"
+    exec(code.replace("ws://127.0.0.1:8080/ws/audio/talk-1", f"{gateway.url}/ws/audio/{name}"), {})  # noqa: S102
+    told = capsys.readouterr().out.strip()
+    assert told == str((f"audio/{name}/recording.flac", hashlib.md5(bytes(320_000)).hexdigest()))
+
+
+def send_audio(gateway: Gateway, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "compose.cli", "send-audio", "--url", gateway.url, "--json", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def ended(process: subprocess.Popen[bytes]) -> tuple[int, dict[str, Any]]:
+    out, err = process.communicate(timeout=60)
+    assert out, err.decode()
+    told: dict[str, Any] = json.loads(out)
+    return process.returncode, told
+
+
+@pytest.mark.parametrize("format", ["pcm_s16le", "flac", "opus"])
+def test_send_audio_sends_a_file(run: Run, gateway: Gateway, tmp_path: Path, format: str) -> None:
+    name = {"pcm_s16le": "a.wav", "flac": "a.flac", "opus": "a.ogg"}[format]
+    kind = {"pcm_s16le": ["-f", "wav"], "flac": ["-f", "flac"], "opus": ["-c:a", "libopus", "-f", "ogg"]}[format]
+    pcm = sound(8.0, 48_000, 2)
+    (tmp_path / name).write_bytes(encoded(pcm, 48_000, 2, *kind))
+    session = f"file-{format}-{time.time_ns()}"
+    shape = ["--rate", "48000", "--channels", "2"] if format == "pcm_s16le" else []
+    code, told = ended(send_audio(gateway, str(tmp_path / name), "--session", session, "--format", format, *shape))
+    assert (code, told["ok"], told["error"]) == (0, True, None), told
+    assert told["md5"] == told["recorded_md5"]
+    if format == "pcm_s16le":
+        assert told["md5"] == hashlib.md5(pcm).hexdigest()
+    assert set(run.objects(told["recording"])) == {told["recording"]}
+
+
+def test_send_audio_says_when_the_recording_is_another(gateway: Gateway, tmp_path: Path) -> None:
+    session = f"other-{time.time_ns()}"
+    for number, expected in ((1, 0), (2, 1)):
+        file = tmp_path / f"{number}.wav"
+        file.write_bytes(encoded(sound(float(number), 16_000, 1), 16_000, 1, "-f", "wav"))
+        code, told = ended(send_audio(gateway, str(file), "--session", session))
+        assert code == expected, told
+    assert "not what was sent" in told["error"]
+
+
+def test_send_audio_closes_at_ctrl_c(run: Run, gateway: Gateway, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(encoded(sound(60.0, 16_000, 1), 16_000, 1, "-f", "wav"))
+    session = f"interrupted-{time.time_ns()}"
+    process = send_audio(gateway, str(tmp_path / "a.wav"), "--realtime", "--session", session)
+    run.until(lambda: (json.loads(run.ask(f"/audio/{session}")[1] or b"{}").get("next_seq") or 0) > 8, "audio comes")
+    process.send_signal(signal.SIGINT)
+    code, told = ended(process)
+    assert (code, told["ok"]) == (0, True), told
+    assert 8 < told["chunks"] < 200 and told["md5"] == told["recorded_md5"]
+
+
+def test_send_audio_of_what_is_no_audio(gateway: Gateway, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("words")
+    process = send_audio(gateway, str(tmp_path / "a.txt"))
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 2 and b"cannot read" in err
 
 
 def test_sigterm_tells_clients_to_come_again(run: Run, gateway: Gateway) -> None:
