@@ -10,6 +10,7 @@ from compose.commands.bench import bench
 from compose.commands.demo import demo
 from compose.commands.gateway import gateway
 from compose.commands.replay_log import replay_log
+from compose.commands.send_audio import send_audio
 from compose.commands.settings import settings
 from compose.commands.status import status
 from compose.commands.up import up
@@ -31,7 +32,7 @@ def _root() -> None:
     """Sluiceway: Kafka in, exact rollups in ClickHouse and objects in R2 out."""
 
 
-for command in (up, gateway, worker, replay_log, validate, demo, status, settings):
+for command in (up, gateway, worker, replay_log, send_audio, validate, demo, status, settings):
     app.command()(command)
 app.add_typer(bench, name="bench")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from compose.settings import Settings
 from streams.runtime.access import KafkaAccess
 from streams.web.publisher import KafkaPublisher, PublishLimits
-from topics.specs import TRAFFIC_EVENTS
+from topics.specs import AUDIO_CHUNKS, TRAFFIC_EVENTS
 
 
 def kafka_access(settings: Settings) -> KafkaAccess:
@@ -22,3 +22,8 @@ def kafka_access(settings: Settings) -> KafkaAccess:
 def traffic_publisher(settings: Settings, sender: str, limits: PublishLimits | None = None) -> KafkaPublisher:
     """A publisher to `traffic.events.v1`; `sender` names it in the `producer` header. Start and close are the caller's."""
     return KafkaPublisher(kafka_access(settings).aiokafka(), TRAFFIC_EVENTS, sender, limits)
+
+
+def audio_publisher(settings: Settings, sender: str) -> KafkaPublisher:
+    """A publisher to `audio.chunks.v1`, shared by the connections of a gateway. Start and close are the caller's."""
+    return KafkaPublisher(kafka_access(settings).aiokafka(), AUDIO_CHUNKS, sender)

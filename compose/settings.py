@@ -79,6 +79,29 @@ class Settings:
     dedup_memory_mb: int = _s(512, "a worker's memory for event ids; more spill to the data folder, MB")
     rollup_interval_s: float = _s(1.0, "changed rollups are written to ClickHouse this often, seconds")
 
+    # audio
+    audio_retention_h: int = _s(24, "retention of audio.chunks.v1, hours")
+    audio_events_retention_h: int = _s(168, "retention of audio.segments.v1, hours")
+    audio_upload_after_s: float = _s(60.0, "a segment holds so much audio, and no chunk waits longer for one, seconds")
+    audio_silence_s: float = _s(30.0, "what is there is stored after so long without a chunk, seconds")
+    audio_session_idle_s: float = _s(600.0, "a session ends by itself after so long without a chunk, seconds")
+    audio_reorder_s: float = _s(2.0, "the newest audio that is kept out of a segment, for late chunks to join, seconds")
+    audio_remember_h: float = _s(24.0, "how long an ended session's id cannot be opened again, hours")
+    audio_window_s: float = _s(120.0, "the window of a session of tier standard, seconds")
+    audio_premium_window_s: float = _s(300.0, "the window of a session of tier premium, seconds")
+    audio_memory_mb: int = _s(0, "a worker's memory for audio; 0 takes a quarter of the machine's, MB")
+    audio_keep_segments: bool = _s(False, "leave a session's segments beside its recording")
+    audio_uploads: int = _s(4, "uploads of a worker at once")
+    audio_attempts: int = _s(20, "attempts to store a segment before it becomes a dead letter")
+    audio_attempt_s: float = _s(30.0, "how long one attempt may take, seconds")
+    audio_part_mb: int = _s(8, "parts of a recording, at least 5 MB")
+    audio_ping_s: float = _s(15.0, "audio connections are pinged this often, and ended when two go unanswered, seconds")
+    audio_connection_idle_s: float = _s(300.0, "an audio connection is ended after so long without a chunk, seconds")
+    audio_resume_s: float = _s(30.0, "how long a new audio connection waits for its session's worker, seconds")
+    audio_write_s: float = _s(10.0, "an audio client that takes nothing for so long is cut off, seconds")
+    audio_unconfirmed_kb: int = _s(1024, "audio of one connection that may wait for Kafka before no more is read, kB")
+    audio_link_h: int = _s(24, "how long the link to a recording is good, at most 168, hours")
+
     # files and processes
     log_level: str = _s("info", "debug, info, warning or error")
     log_json: bool = _s(False, "logs as JSON lines")
@@ -92,11 +115,33 @@ class Settings:
                 f"{PREFIX}TRAFFIC_LATENESS_H={self.traffic_lateness_h}: an id would be forgotten while an event bearing "
                 "it is still accepted, and counted twice. Raise the first or lower the second."
             )
+        if not 5 <= self.audio_part_mb <= 5_000:
+            raise SettingError(f"{PREFIX}AUDIO_PART_MB={self.audio_part_mb} is not within 5 to 5000")
+        if self.audio_link_h > 168:
+            raise SettingError(f"{PREFIX}AUDIO_LINK_H={self.audio_link_h} is more than a link can last: 168 hours")
+        if self.audio_window_s < self.audio_upload_after_s + self.audio_reorder_s:
+            raise SettingError(
+                f"{PREFIX}AUDIO_WINDOW_S={self.audio_window_s} is shorter than a segment and what is kept out of it "
+                f"({PREFIX}AUDIO_UPLOAD_AFTER_S and {PREFIX}AUDIO_REORDER_S): a session would not fit its own window"
+            )
         if len(self.dimensions) > 3:
             raise SettingError(
                 f"{PREFIX}TRAFFIC_DIMENSIONS names {len(self.dimensions)} dimensions; at most 3 are kept"
             )
-        for name in ("flush_interval_s", "flush_deadline_s", "transaction_timeout_s", "session_timeout_s"):
+        for name in (
+            "flush_interval_s",
+            "flush_deadline_s",
+            "transaction_timeout_s",
+            "session_timeout_s",
+            "audio_upload_after_s",
+            "audio_silence_s",
+            "audio_session_idle_s",
+            "audio_attempt_s",
+            "audio_ping_s",
+            "audio_connection_idle_s",
+            "audio_resume_s",
+            "audio_write_s",
+        ):
             if getattr(self, name) <= 0:
                 raise SettingError(f"{PREFIX}{name.upper()} must be above 0")
         if self.log_level.lower() not in LOG_LEVELS:
@@ -104,7 +149,16 @@ class Settings:
         for name in ("gateway_port", "worker_port"):
             if not 0 <= getattr(self, name) <= 65_535:
                 raise SettingError(f"{PREFIX}{name.upper()}={getattr(self, name)} is no port: 0 to 65535")
-        for name in ("partitions", "replication_factor", "flush_rows", "traffic_paths_max"):
+        for name in (
+            "partitions",
+            "replication_factor",
+            "flush_rows",
+            "traffic_paths_max",
+            "audio_uploads",
+            "audio_attempts",
+            "audio_unconfirmed_kb",
+            "audio_link_h",
+        ):
             if getattr(self, name) < 1:
                 raise SettingError(f"{PREFIX}{name.upper()} must be at least 1")
 

@@ -11,24 +11,33 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import psutil
+
+from compose.audiostore import BucketAudioStore
 from compose.kafka import kafka_access
 from compose.settings import SettingError, Settings
+from sinks.backoff import Backoff
 from sinks.clickhouse.connection import Server
 from sinks.clickhouse.sink import ClickHouseSink
+from sinks.errors import SinkRefused
 from sinks.objects import Bucket, BucketAddress
+from streams.audio.agent import AudioOptions, audio_stream
+from streams.audio.outside import OutsideLimits
 from streams.runtime.faults import Faults
 from streams.runtime.partition import RuntimeLimits
 from streams.runtime.transport import FetchLimits
 from streams.runtime.worker import StreamSpec, StreamWorker, WorkerConfig
 from streams.traffic.agent import TrafficOptions, traffic_stream
 from streams.traffic.spill import SpillFolder
+from topics.audio import MAX_CHUNK_BYTES, Tier
 
 _MB = 1 << 20
 
 
-def traffic(settings: Settings) -> StreamSpec:
-    """The traffic stream as the settings have it."""
+def traffic(settings: Settings, objects: Bucket | None = None) -> StreamSpec:
+    """The traffic stream as the settings have it; it asks nothing of the bucket."""
     rules = {
         "lateness_h": settings.traffic_lateness_h,
         "dedup_h": settings.traffic_dedup_h,
@@ -50,7 +59,56 @@ def traffic(settings: Settings) -> StreamSpec:
     )
 
 
-STREAMS: dict[str, Callable[[Settings], StreamSpec]] = {"traffic": traffic}
+def audio(settings: Settings, objects: Bucket) -> StreamSpec:
+    """The audio stream as the settings have it."""
+    rules = {
+        "upload_after_ms": _ms(settings.audio_upload_after_s),
+        "silence_ms": _ms(settings.audio_silence_s),
+        "session_idle_ms": _ms(settings.audio_session_idle_s),
+        "reorder_ms": _ms(settings.audio_reorder_s),
+        "remember_ms": _ms(settings.audio_remember_h * 3600),
+        "window_ms": {
+            Tier.STANDARD: _ms(settings.audio_window_s),
+            Tier.PREMIUM: _ms(settings.audio_premium_window_s),
+        },
+        "remove_segments": not settings.audio_keep_segments,
+    }
+    return audio_stream(
+        AudioOptions(
+            partitions=settings.partitions,
+            retention_h=settings.audio_retention_h,
+            events_retention_h=settings.audio_events_retention_h,
+            deadletter_retention_h=settings.deadletter_retention_h,
+            chunk_bytes_max=MAX_CHUNK_BYTES,
+            rules=rules,
+            memory_bytes=settings.audio_memory_mb * _MB or machine_memory() // 4,
+            store=BucketAudioStore(objects),
+            outside=OutsideLimits(
+                attempts=settings.audio_attempts,
+                attempt_s=settings.audio_attempt_s,
+                part_bytes=settings.audio_part_mb * _MB,
+                uploads=settings.audio_uploads,
+                backoff_s=Backoff(0.5, 60.0).delay_s,
+                refusals=(SinkRefused,),
+            ),
+            client_settings=kafka_access(settings).aiokafka(),
+        )
+    )
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this process may count on: the machine's, or its container's if that is less."""
+    total = int(psutil.virtual_memory().total)
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    return min(total, int(text)) if text.isdigit() else total
+
+
+STREAMS: dict[str, Callable[[Settings, Bucket], StreamSpec]] = {"traffic": traffic, "audio": audio}
 
 
 def stream_names(text: str) -> list[str]:
@@ -168,7 +226,7 @@ async def _serve(name: str, settings: Settings, stop: asyncio.Event) -> None:
             return
         migrated.result()
         faults = Faults(settings.faults, settings.data_dir / "faults")
-        await StreamWorker(STREAMS[name](settings), worker_config(settings), sink, objects, faults).run(stop)
+        await StreamWorker(STREAMS[name](settings, objects), worker_config(settings), sink, objects, faults).run(stop)
     finally:
         await objects.close()
         await sink.close()

@@ -1,4 +1,4 @@
-"""The two ways a sink fails: it cannot now, or it never will."""
+"""The ways a sink fails: it cannot now, it never will, or it holds something else than was written."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class SinkUnavailable(Exception):
 
 class SinkRefused(Exception):
     """The store will never take this write as it is; trying again changes nothing."""
+
+
+class SinkMismatch(Exception):
+    """The store answers with other bytes than were written. What they were made of must not be removed; write again."""

@@ -115,3 +115,58 @@ def deadletter(**columns: Any) -> pa.Table:
         "object_key": "",
     }
     return pa.Table.from_pylist([{**row, **columns}], rows.DEADLETTERS)
+
+
+def audio_session(**columns: Any) -> pa.Table:
+    """One audio session that is open, with two minutes held."""
+    row: dict[str, Any] = {
+        "session_id": "s-1",
+        "version": rows.version_of(1, 100),
+        "user": "ann",
+        "format": "pcm_s16le",
+        "rate": 16_000,
+        "channels": 1,
+        "tier": "standard",
+        "store": "flac",
+        "status": "open",
+        "closed_by": "",
+        "error": "",
+        "opened_ms": DAY_START_MS,
+        "updated_ms": DAY_START_MS + 120_000,
+        "closed_ms": None,
+        "last_seq": 937,
+        "seqs": 938,
+        "gaps": 0,
+        "duplicates": 0,
+        "bytes": 3_842_048,
+        "duration_ms": 120_064,
+        "recording": "",
+        "recording_bytes": 0,
+        "md5": "",
+        "source_partition": 0,
+        "source_offset": 7,
+    }
+    return pa.Table.from_pylist([{**row, **columns}], rows.AUDIO_SESSIONS)
+
+
+def audio_segment(**columns: Any) -> pa.Table:
+    """One stored segment of a minute."""
+    row: dict[str, Any] = {
+        "session_id": "s-1",
+        "first_seq": 0,
+        "last_seq": 468,
+        "version": rows.version_of(1, 100),
+        "status": "stored",
+        "object_key": "audio/s-1/segments/0000000000-0000000468.wav",
+        "size_bytes": 1_921_068,
+        "md5": "0" * 32,
+        "duration_ms": 60_032,
+        "gaps": 0,
+        "attempts": 1,
+        "error": "",
+        "updated_ms": DAY_START_MS + 60_000,
+        "source_partition": 0,
+        "first_offset": 8,
+        "last_offset": 476,
+    }
+    return pa.Table.from_pylist([{**row, **columns}], rows.AUDIO_SEGMENTS)

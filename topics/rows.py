@@ -17,6 +17,8 @@ TRAFFIC_EVENTS_ROWS = "traffic_events_rows"
 PATH_STATS_HOURLY_ROWS = "path_stats_hourly_rows"
 STREAM_PROGRESS_ROWS = "stream_progress_rows"
 DEADLETTERS_ROWS = "deadletters_rows"
+AUDIO_SESSIONS_ROWS = "audio_sessions_rows"
+AUDIO_SEGMENTS_ROWS = "audio_segments_rows"
 
 _REPEATED = pa.dictionary(pa.int32(), pa.string())
 _LABELS = pa.map_(pa.string(), pa.string())
@@ -101,11 +103,68 @@ DEADLETTERS = pa.schema(
     ]
 )
 
+#: One row a session, newest version kept: its whole state. `status` is open, closed or refused; `seqs` counts the chunks
+#: held and `gaps` the seqs that never came up to `last_seq`; `duration_ms` is of the audio, which gaps do not fill.
+AUDIO_SESSIONS = pa.schema(
+    [
+        ("session_id", pa.string()),
+        ("version", pa.uint64()),
+        ("user", _REPEATED),
+        ("format", _REPEATED),
+        ("rate", pa.uint32()),
+        ("channels", pa.uint8()),
+        ("tier", _REPEATED),
+        ("store", _REPEATED),
+        ("status", _REPEATED),
+        ("closed_by", _REPEATED),
+        ("error", pa.string()),
+        ("opened_ms", pa.int64()),
+        ("updated_ms", pa.int64()),
+        ("closed_ms", pa.int64()),
+        ("last_seq", pa.int64()),
+        ("seqs", pa.uint64()),
+        ("gaps", pa.uint64()),
+        ("duplicates", pa.uint64()),
+        ("bytes", pa.uint64()),
+        ("duration_ms", pa.uint64()),
+        ("recording", pa.string()),
+        ("recording_bytes", pa.uint64()),
+        ("md5", pa.string()),
+        ("source_partition", pa.uint16()),
+        ("source_offset", pa.uint64()),
+    ]
+)
+
+#: One row a segment, newest version kept. `status` is stored, failed or removed (once the recording holds it); `md5` is
+#: the object's; the records of its chunks lie within `first_offset` to `last_offset`.
+AUDIO_SEGMENTS = pa.schema(
+    [
+        ("session_id", pa.string()),
+        ("first_seq", pa.uint64()),
+        ("last_seq", pa.uint64()),
+        ("version", pa.uint64()),
+        ("status", _REPEATED),
+        ("object_key", pa.string()),
+        ("size_bytes", pa.uint64()),
+        ("md5", pa.string()),
+        ("duration_ms", pa.uint64()),
+        ("gaps", pa.uint64()),
+        ("attempts", pa.uint32()),
+        ("error", pa.string()),
+        ("updated_ms", pa.int64()),
+        ("source_partition", pa.uint16()),
+        ("first_offset", pa.uint64()),
+        ("last_offset", pa.uint64()),
+    ]
+)
+
 SCHEMAS: dict[str, pa.Schema] = {
     TRAFFIC_EVENTS_ROWS: TRAFFIC_EVENTS,
     PATH_STATS_HOURLY_ROWS: PATH_STATS_HOURLY,
     STREAM_PROGRESS_ROWS: STREAM_PROGRESS,
     DEADLETTERS_ROWS: DEADLETTERS,
+    AUDIO_SESSIONS_ROWS: AUDIO_SESSIONS,
+    AUDIO_SEGMENTS_ROWS: AUDIO_SEGMENTS,
 }
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 HOUR_MS = 3_600_000
+#: How long audio chunks are kept, unless set otherwise: they are large, and within a minute or two they rest elsewhere.
+AUDIO_RETENTION_H = 24
 #: What a record's headers and framing may add to its value in a dead letter.
 HEADER_ROOM_BYTES = 65_536
 
 TRAFFIC_EVENTS = "traffic.events.v1"
 TRAFFIC_DEADLETTER = "traffic.deadletter.v1"
+AUDIO_CHUNKS = "audio.chunks.v1"
+AUDIO_SEGMENTS = "audio.segments.v1"
+AUDIO_DEADLETTER = "audio.deadletter.v1"
 OWNERS = "sluiceway.owners.v1"
 
 
@@ -33,6 +38,20 @@ def source(name: str, partitions: int, retention_h: int, max_record_bytes: int) 
             "retention.bytes": "-1",
             "message.timestamp.type": "LogAppendTime",
             "max.message.bytes": str(max_record_bytes + HEADER_ROOM_BYTES),
+        },
+    )
+
+
+def outcomes(name: str, partitions: int, retention_h: int) -> TopicSpec:
+    """A topic of what happened, written by a fold's own flushes: small records, kept for `retention_h` hours."""
+    return TopicSpec(
+        name,
+        partitions,
+        {
+            "cleanup.policy": "delete",
+            "retention.ms": str(retention_h * HOUR_MS),
+            "retention.bytes": "-1",
+            "max.message.bytes": str(1 << 20),
         },
     )
 

@@ -10,6 +10,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from topics.malformed import Malformed as Malformed
+
 MAX_ID_CHARS = 128
 MAX_PATH_CHARS = 8_192
 MAX_SHORT_CHARS = 64
@@ -44,13 +46,6 @@ class TrafficEvent(msgspec.Struct, frozen=True, gc=False):
     bytes: Annotated[int, Meta(ge=0, le=MAX_BYTES)] | None = None
     user_agent: Annotated[str, Meta(max_length=MAX_AGENT_CHARS)] | None = None
     dimensions: Annotated[dict[_Short, _Dimension], Meta(max_length=MAX_DIMENSIONS)] | None = None
-
-
-class Malformed(msgspec.Struct, frozen=True):
-    """Why a record is no event: `reason` is a label of few values, `error` the sentence."""
-
-    reason: str
-    error: str
 
 
 #: The strict decoder of one value: raises msgspec.DecodeError (ValidationError for types and ranges) or UnicodeDecodeError.

@@ -13,6 +13,7 @@ import structlog
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
+from compose.gateway_audio import GatewayAudio
 from compose.kafka import kafka_access, traffic_publisher
 from compose.logs import set_up_logs
 from compose.settings import SettingError, Settings, load
@@ -48,26 +49,31 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
     Raises SettingError off loopback without an API key, or for an address that cannot be listened on.
     """
     require_key_off_loopback(settings)
+    registry = _registry()
     publisher = traffic_publisher(settings, "gateway")
     owners = OwnersTail(kafka_access(settings).aiokafka())
+    audio = GatewayAudio(settings, owners, registry)
     app = make_gateway(
         publisher=publisher,
         readiness=lambda: _readiness(publisher, owners),
-        registry=_registry(),
+        registry=registry,
         version=version("sluiceway"),
         api_key=settings.api_key,
         event_limits=EventLimits(event_bytes_max=settings.max_record_bytes),
+        audio_parts=audio.parts,
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
         await publisher.start()
         await owners.start()
+        await audio.start()
         url = await _listen(runner, settings)
         log.info("gateway_listening", url=url)
         yield url
     finally:
         await runner.cleanup()
+        await audio.close()
         await owners.stop()
         await publisher.close()
 

@@ -27,6 +27,10 @@ POINTS = (
     "commit.after",
     "rollup.before",
     "rollup.after",
+    "put.before",
+    "put.after",
+    "complete.before",
+    "complete.after",
 )
 ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 

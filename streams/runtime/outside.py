@@ -18,12 +18,13 @@ from topics.records import Emit
 @dataclass(frozen=True)
 class Seat:
     """One partition in its owner's hands. `report` hands in records of the source partition for the next flush; `fail`
-    gives up the process, for what must not happen."""
+    gives up the process, for what must not happen; `reach` passes a fault point (see `faults`)."""
 
     partition: int
     term: int
     report: Callable[[Sequence[Emit]], None]
     fail: Callable[[BaseException], None]
+    reach: Callable[[str], None] = lambda point: None
 
 
 class Outside(Protocol):

@@ -232,7 +232,7 @@ class PartitionRunner:
         make = self._context.make_outside
         if make is not None:
             fail = lambda error: self._context.fail(f"outside of partition {self.partition}", error)  # noqa: E731
-            self._outside = make(Seat(self.partition, meta.term, self.report, fail))
+            self._outside = make(Seat(self.partition, meta.term, self.report, fail, self._context.faults.reach))
             self._outside.begin(self.fold.undone())
 
     async def _restore(self) -> tuple[Meta | None, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
 
 
 class StatusServer:
-    """Serves `/health`, `/ready`, `/metrics` and `/status` of one worker."""
+    """Serves `/health`, `/ready`, `/metrics` and `/status` of one worker, and the routes of its stream."""
 
-    def __init__(self, worker: StreamWorker) -> None:
+    def __init__(self, worker: StreamWorker, routes: Sequence[web.RouteDef] = ()) -> None:
         self._worker = worker
+        self._routes = routes
         self._runner: web.AppRunner | None = None
 
     async def start(self, host: str, port: int) -> str:
@@ -27,6 +29,7 @@ class StatusServer:
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/status", self._status)
+        app.router.add_routes(self._routes)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)

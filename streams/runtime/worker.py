@@ -14,13 +14,14 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import faust
 import structlog
+from aiohttp import web
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from confluent_kafka import KafkaException
@@ -55,7 +56,8 @@ FAREWELL_S = 3.0
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """What a domain brings: its source, its fold, and its agent. `topics` are all it reads and writes."""
+    """What a domain brings: its source, its fold, and its agent. `topics` are all it reads and writes; `routes` are what the
+    worker's status endpoint answers beside its own, from the state of the partitions that it owns."""
 
     stream: str
     source: str
@@ -64,6 +66,7 @@ class StreamSpec:
     make_fold: Callable[[int, int], Fold]  # (partition, partitions)
     bind: Callable[[faust.App, BatchSchema, Callable[[Any], None]], None]
     make_outside: Callable[[Seat], Outside] | None = None
+    routes: Callable[[StreamWorker], Sequence[web.RouteDef]] | None = None
 
     @property
     def group(self) -> str:
@@ -191,7 +194,7 @@ class StreamWorker:
     async def _start(self) -> None:
         await self._admin.wait_for_broker()
         partitions = await self._prepare_topics()
-        status = StatusServer(self)
+        status = StatusServer(self, self._spec.routes(self) if self._spec.routes else ())
         self._open.append(status.stop)
         url = await status.start(self._config.status_host, self._config.status_port)
         self._observer = await self._asking_client("read_committed")

@@ -8,6 +8,7 @@ from typing import Protocol
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from streams.web.audio.recordings import AudioParts
 from streams.web.metrics import GatewayMetrics
 from streams.web.openapi import Json
 from streams.web.publisher import EventPublisher
@@ -42,4 +43,5 @@ READINESS = web.AppKey("READINESS", ReadinessCheck)
 REGISTRY = web.AppKey("REGISTRY", CollectorRegistry)
 METRICS = web.AppKey("METRICS", GatewayMetrics)
 EVENT_LIMITS = web.AppKey("EVENT_LIMITS", EventLimits)
+AUDIO = web.AppKey("AUDIO", AudioParts)
 DOCUMENT: web.AppKey[Json] = web.AppKey("DOCUMENT", dict)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hmac
 import time
+from collections.abc import Iterable
+from http import HTTPStatus
 
 import structlog
 from aiohttp import hdrs, web
@@ -11,7 +13,10 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
 
 from streams.web import events, status
+from streams.web.audio import endpoints as audio
+from streams.web.audio.recordings import AudioParts
 from streams.web.context import (
+    AUDIO,
     DOCUMENT,
     EVENT_LIMITS,
     METRICS,
@@ -22,7 +27,7 @@ from streams.web.context import (
     ReadinessCheck,
 )
 from streams.web.metrics import GatewayMetrics
-from streams.web.openapi import document
+from streams.web.openapi import Endpoints, document
 from streams.web.problems import Problem, problems
 from streams.web.publisher import EventPublisher
 
@@ -42,32 +47,38 @@ def make_gateway(
     version: str,
     api_key: str = "",
     event_limits: EventLimits | None = None,
+    audio_parts: AudioParts | None = None,
 ) -> web.Application:
     """The application, owning none of the parts passed in: whoever made them starts and closes them.
 
-    With an `api_key`, every endpoint but health and readiness wants `Authorization: Bearer <key>`.
+    With an `api_key`, every endpoint but health and readiness wants `Authorization: Bearer <key>`. Without `audio_parts`
+    nothing of audio is served.
     """
     limits = event_limits or EventLimits()
     metrics = GatewayMetrics(registry)
+    modules = MODULES if audio_parts is None else (*MODULES, audio.endpoints)
     app = web.Application(
-        middlewares=[_observed(metrics), problems, _authorised(api_key)], client_max_size=limits.body_bytes_max
+        middlewares=[_observed(metrics), problems, _authorised(api_key, modules)], client_max_size=limits.body_bytes_max
     )
     app[PUBLISHER] = publisher
     app[READINESS] = readiness
     app[REGISTRY] = registry
     app[METRICS] = metrics
     app[EVENT_LIMITS] = limits
-    app[DOCUMENT] = document(MODULES, version, with_key=bool(api_key))
-    for module in MODULES:
+    if audio_parts is not None:
+        app[AUDIO] = audio_parts
+        app.on_shutdown.append(audio.end_connections)
+    app[DOCUMENT] = document(modules, version, with_key=bool(api_key))
+    for module in modules:
         for endpoint in module.listed:
-            app.router.add_route(endpoint.method, endpoint.path, endpoint.handler)
+            app.router.add_route(endpoint.method, endpoint.route or endpoint.path, endpoint.handler)
     return app
 
 
-def _authorised(api_key: str) -> Middleware:
+def _authorised(api_key: str, modules: Iterable[Endpoints]) -> Middleware:
     """Refuse requests without the key, unknown paths among them; compared in constant time."""
     expected = f"Bearer {api_key}".encode()
-    public = {endpoint.handler for module in MODULES for endpoint in module.listed if endpoint.public}
+    public = {endpoint.handler for module in modules for endpoint in module.listed if endpoint.public}
 
     @web.middleware
     async def authorised(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -101,7 +112,8 @@ def _observed(metrics: GatewayMetrics) -> Middleware:
             finally:
                 seconds = time.perf_counter() - started
                 metrics.requests.labels(_known(request.method), route, outcome).inc()
-                metrics.request_seconds.labels(route).observe(seconds)
+                if outcome != HTTPStatus.SWITCHING_PROTOCOLS:
+                    metrics.request_seconds.labels(route).observe(seconds)
                 tell = log.debug if route in _PROBES else log.info
                 tell(
                     "request",

@@ -24,3 +24,24 @@ class GatewayMetrics:
             ("outcome",),
             registry=registry,
         )
+
+
+class AudioMetrics:
+    """Figures of a gateway's audio connections."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.sockets = Gauge("sluiceway_gateway_audio_sockets", "Audio connections that are open", registry=registry)
+        self.frames = Counter("sluiceway_gateway_audio_frames", "Audio chunks taken in", registry=registry)
+        self.bytes = Counter("sluiceway_gateway_audio_bytes", "Bytes of these chunks", registry=registry)
+        self.durable_seconds = Histogram(
+            "sluiceway_gateway_audio_durable_seconds",
+            "From a chunk's arrival until Kafka has it",
+            buckets=(0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+            registry=registry,
+        )
+        self.refused = Counter(
+            "sluiceway_gateway_audio_refused", "Sessions that their worker has not admitted", registry=registry
+        )
+        self.errors = Counter(
+            "sluiceway_gateway_audio_errors", "Errors told to audio clients, by code", ("code",), registry=registry
+        )

@@ -17,13 +17,15 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A route, its handler and its operation object. A `public` one needs no API key."""
+    """A route, its handler and its operation object. A `public` one needs no API key; `route` is what is matched, if that
+    is wider than what is documented."""
 
     method: str
     path: str
     handler: Handler
     operation: Json
     public: bool
+    route: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Endpoints:
         body: Json | None = None,
         parameters: Iterable[Json] = (),
         public: bool = False,
+        route: str = "",
     ) -> Callable[[Handler], Handler]:
         """Declare the decorated handler: its docstring is the description, `errors` are answered by problem documents."""
 
@@ -64,7 +67,7 @@ class Endpoints:
                 operation["parameters"] = params
             if public:
                 operation["security"] = []
-            self.listed.append(Endpoint(method, path, handler, operation, public))
+            self.listed.append(Endpoint(method, path, handler, operation, public, route))
             return handler
 
         return declare

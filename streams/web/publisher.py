@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -21,12 +21,22 @@ from topics import native
 
 #: Key and value of one record.
 Record = tuple[bytes, bytes]
+#: The same with headers of its own.
+HeadedRecord = tuple[bytes, bytes, Sequence[tuple[str, bytes | None]]]
+_Records = Sequence[Record] | Sequence[HeadedRecord]
 
 log = structlog.get_logger(__name__)
 
 
 class PublishUnavailable(Exception):
     """Kafka did not confirm every record in time; some may have been stored. Sending all of them again is safe."""
+
+
+class Place(NamedTuple):
+    """Where a record lies in its topic."""
+
+    partition: int
+    offset: int
 
 
 class EventPublisher(Protocol):
@@ -98,18 +108,33 @@ class KafkaPublisher:
         except (TimeoutError, KafkaError, OSError):
             return False
 
-    async def publish(self, records: Sequence[Record]) -> None:
-        """Send records to the partitions of their keys and wait for all. Raises PublishUnavailable."""
+    async def partitions(self) -> int:
+        """How many partitions the topic has. Raises PublishUnavailable while that is not known."""
         session = self._session
         if session is None:
             raise PublishUnavailable(f"Kafka cannot be reached: {self._trouble}")
-        size = sum(len(key) + len(value) for key, value in records)
+        return len(await session.producer.partitions_for(self._topic))
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """Send records to the partitions of their keys and wait for all. Raises PublishUnavailable."""
+        await self._publish(records)
+
+    async def append(self, records: Sequence[HeadedRecord]) -> Place:
+        """`publish` of records of one key, in their order; where the first of them lies. Raises PublishUnavailable."""
+        (first,) = await self._publish(records)
+        return first
+
+    async def _publish(self, records: _Records) -> list[Place]:
+        session = self._session
+        if session is None:
+            raise PublishUnavailable(f"Kafka cannot be reached: {self._trouble}")
+        size = sum(len(record[0]) + len(record[1]) for record in records)
         if self._pending_bytes and self._pending_bytes + size > self._limits.pending_bytes_max:
             raise PublishUnavailable(f"{self._pending_bytes} bytes wait for Kafka already; it is slower than its input")
         self._pending_bytes += size
         try:
             async with asyncio.timeout(self._limits.delivery_timeout_s):
-                await session.send(records)
+                return await session.send(records)
         except TimeoutError:
             session.break_off(f"no answer within {self._limits.delivery_timeout_s:g} s")
             raise PublishUnavailable(session.told()) from None
@@ -187,11 +212,11 @@ class _Session:
         """The trouble, in a sentence for a client."""
         return f"Kafka did not confirm: {self.trouble}"
 
-    async def send(self, records: Sequence[Record]) -> None:
-        """Send records and wait for all. Raises PublishUnavailable."""
+    async def send(self, records: _Records) -> list[Place]:
+        """Send records and wait for all; the first place in each partition. Raises PublishUnavailable."""
         partitions = len(await self.producer.partitions_for(self.topic))
         waiting = [self._lane(p).add(rows) for p, rows in _by_partition(records, partitions)]
-        await asyncio.gather(*waiting)
+        return list(await asyncio.gather(*waiting))
 
     def _lane(self, partition: int) -> _Lane:
         if self.broken.is_set():
@@ -201,19 +226,22 @@ class _Session:
         return self._lanes[partition]
 
 
+_Waiting = tuple[_Records, "asyncio.Future[Place]"]
+
+
 class _Lane:
     """One partition: what arrives while a batch is under way goes out together in the next one."""
 
     def __init__(self, session: _Session, partition: int) -> None:
         self._session = session
         self._partition = partition
-        self._waiting: list[tuple[Sequence[Record], asyncio.Future[None]]] = []
+        self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
-    def add(self, records: Sequence[Record]) -> asyncio.Future[None]:
-        """Queue records; the future ends when Kafka has them, or with PublishUnavailable."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def add(self, records: _Records) -> asyncio.Future[Place]:
+        """Queue records; the future ends when Kafka has them, with the first one's place, or with PublishUnavailable."""
+        done: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
         self._waiting.append((records, done))
         self._wake.set()
         return done
@@ -223,16 +251,18 @@ class _Lane:
         self._task.cancel()
 
     async def _run(self) -> None:
-        taken: list[tuple[Sequence[Record], asyncio.Future[None]]] = []
+        taken: list[_Waiting] = []
         try:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
                 taken, self._waiting = self._waiting, []
-                await self._send([record for records, _ in taken for record in records])
-                for _, done in taken:
+                offsets = await self._send([record for records, _ in taken for record in records])
+                at = 0
+                for records, done in taken:
                     if not done.done():
-                        done.set_result(None)
+                        done.set_result(Place(self._partition, offsets[at]))
+                    at += len(records)
         except Exception as error:
             self._session.break_off(_trouble_of(error, self._session.topic))
         finally:
@@ -240,23 +270,29 @@ class _Lane:
                 if not done.done():
                     done.set_exception(PublishUnavailable(self._session.told()))
 
-    async def _send(self, records: list[Record]) -> None:
-        producer, headers = self._session.producer, self._session.headers
+    async def _send(self, records: list[Record | HeadedRecord]) -> list[int]:
+        """Send all, and wait; the offset of each."""
+        producer, own = self._session.producer, self._session.headers
         sent: list[asyncio.Future[Any]] = []
+        sizes: list[int] = []
         batch = producer.create_batch()
-        for key, value in records:
+        for key, value, *more in records:
+            headers = [*own, *more[0]] if more else own
             if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                sizes.append(batch.record_count())
                 sent.append(await producer.send_batch(batch, self._session.topic, partition=self._partition))
                 batch = producer.create_batch()
                 batch.append(key=key, value=value, timestamp=None, headers=headers)
+        sizes.append(batch.record_count())
         sent.append(await producer.send_batch(batch, self._session.topic, partition=self._partition))
-        await asyncio.gather(*sent)
+        placed = await asyncio.gather(*sent)
+        return [data.offset + i for data, size in zip(placed, sizes, strict=True) for i in range(size)]
 
 
-def _by_partition(records: Sequence[Record], partitions: int) -> list[tuple[int, Sequence[Record]]]:
+def _by_partition(records: _Records, partitions: int) -> list[tuple[int, _Records]]:
     """Records by the partition of their key, in their order."""
-    places = native.partitions_of(native.texts_of([key for key, _ in records]), partitions).tolist()
-    rows: dict[int, list[Record]] = {}
+    places = native.partitions_of(native.texts_of([record[0] for record in records]), partitions).tolist()
+    rows: dict[int, list[Any]] = {}
     for record, partition in zip(records, places, strict=True):
         rows.setdefault(partition, []).append(record)
     return list(rows.items())

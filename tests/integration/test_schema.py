@@ -16,7 +16,19 @@ from sinks.clickhouse.schema import Migration, SchemaChanged, shipped
 from sinks.clickhouse.sink import ClickHouseSink
 from sinks.errors import SinkRefused
 from tests.faults import FaultProxy
-from tests.rows import DAY, HOUR_S, deadletter, digest_state, events, partial, partials, progress, uniq_state
+from tests.rows import (
+    DAY,
+    HOUR_S,
+    audio_segment,
+    audio_session,
+    deadletter,
+    digest_state,
+    events,
+    partial,
+    partials,
+    progress,
+    uniq_state,
+)
 from tests.warehouse import KEPT_DAYS, migrated, new_database, new_sink, rows_of, value_of
 from topics.rows import SCHEMAS, version_of
 
@@ -378,3 +390,46 @@ async def test_top_paths_merge_hours_and_methods(sink: ClickHouseSink) -> None:
         ("/q", 25, 1, 1000, 3),
     ]
     assert found[1].p50_response_time_ms is None and found[0].p99_response_time_ms == 4.0
+
+
+# -- audio -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_session_shows_its_newest_state_whatever_order_rows_came_in(sink: ClickHouseSink) -> None:
+    closed = {
+        "status": "closed",
+        "closed_by": "client",
+        "closed_ms": (DAY + 130) * 1000,
+        "recording": "audio/s-1/recording.flac",
+        "version": version_of(1, 200),
+    }
+    await sink.insert("audio_sessions_rows", audio_session())
+    await sink.insert("audio_sessions_rows", audio_session(**closed))
+    await sink.insert("audio_sessions_rows", audio_session(seqs=1, version=version_of(1, 50)))
+    await sink.insert("audio_sessions_rows", audio_session(session_id="s-2", last_seq=None, seqs=0))
+    found = await rows_of(
+        sink,
+        "SELECT session_id, status, seqs, last_seq, recording, opened_at, closed_at FROM {db}.audio_sessions "
+        "ORDER BY session_id",
+    )
+    ended = _at(0) + timedelta(seconds=130)
+    assert found == [
+        ("s-1", "closed", 938, 937, "audio/s-1/recording.flac", _at(0), ended),
+        ("s-2", "open", 0, None, "", _at(0), None),
+    ]
+    # A rewound topic's state is newer, however low its offset.
+    await sink.insert("audio_sessions_rows", audio_session(version=version_of(2, 0)))
+    assert await value_of(sink, "SELECT status FROM {db}.audio_sessions WHERE session_id = 's-1'") == "open"
+
+
+async def test_segments_count_once_and_show_what_became_of_them(sink: ClickHouseSink) -> None:
+    failed = {"status": "failed", "object_key": "", "attempts": 5, "error": "refused", "version": version_of(1, 99)}
+    for part in (audio_segment(**failed), audio_segment(), audio_segment(), audio_segment(first_seq=469, last_seq=900)):
+        await sink.insert("audio_segments_rows", part)
+    found = await rows_of(
+        sink, "SELECT first_seq, last_seq, status, attempts FROM {db}.audio_segments ORDER BY first_seq"
+    )
+    assert found == [(0, 468, "stored", 1), (469, 900, "stored", 1)]
+    assert await value_of(sink, "SELECT sum(size_bytes) FROM {db}.audio_segments") == 2 * 1_921_068
+    await sink.insert("audio_segments_rows", audio_segment(status="removed", version=version_of(1, 300)))
+    assert await value_of(sink, "SELECT count() FROM {db}.audio_segments WHERE status = 'stored'") == 1

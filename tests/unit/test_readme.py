@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from compose.cli import app
 from compose.settings import PREFIX, Settings
+from compose.worker import STREAMS
 from sinks.clickhouse.schema import shipped
 from topics import specs
 
@@ -61,7 +62,8 @@ def test_every_make_target_named_exists() -> None:
 
 def test_every_view_and_topic_is_described() -> None:
     views = {view for m in shipped() for view in re.findall(r"CREATE VIEW IF NOT EXISTS \{database\}\.(\w+)", m.sql)}
-    topics = {specs.TRAFFIC_EVENTS, specs.TRAFFIC_DEADLETTER, specs.OWNERS, specs.changelog_name("sluiceway-traffic")}
+    named = {value for value in vars(specs).values() if isinstance(value, str) and value.endswith(".v1")}
+    topics = named | {specs.changelog_name(f"sluiceway-{stream}") for stream in STREAMS}
     assert {name for name in views | topics if f"| `{name}` |" not in TEXT} == set()
 
 

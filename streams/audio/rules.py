@@ -1,0 +1,44 @@
+"""What decides a session's course: all of it is of the partition's clock and of the audio itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from topics.audio import MAX_CHUNK_BYTES, Format, Open, Tier
+from topics.specs import AUDIO_CHUNKS, AUDIO_SEGMENTS
+
+#: Bytes a second of Opus that memory is reserved by, a channel: music at its best.
+OPUS_BYTE_RATE = 16_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioRules:
+    """Times in milliseconds. Whatever they are, a restore decides as the first run did.
+
+    `upload_after_ms` is both the audio of one segment and the longest that a chunk waits to be in one. `silence_ms` without
+    a chunk cuts what is there, `session_idle_ms` ends the session. The newest `reorder_ms` of audio stay out of a cut, so
+    that a chunk that comes late still finds its place. An ended session is remembered for `remember_ms`.
+    """
+
+    partition: int
+    partitions: int
+    upload_after_ms: int = 60_000
+    silence_ms: int = 30_000
+    session_idle_ms: int = 600_000
+    reorder_ms: int = 2_000
+    remember_ms: int = 86_400_000
+    window_ms: dict[Tier, int] = field(default_factory=lambda: {Tier.STANDARD: 120_000, Tier.PREMIUM: 300_000})
+    remove_segments: bool = True
+    segments_max: int = 8_000
+    chunk_bytes_max: int = MAX_CHUNK_BYTES
+    source: str = AUDIO_CHUNKS
+    events: str = AUDIO_SEGMENTS
+
+    def window_bytes(self, opened: Open) -> int:
+        """Memory that a session is admitted with: its tier's window at the format's byte rate."""
+        return self.window_ms[opened.tier] * byte_rate(opened) // 1000
+
+
+def byte_rate(opened: Open) -> int:
+    """Bytes of a second of a session, at most: FLAC is bounded by the PCM in it."""
+    return OPUS_BYTE_RATE * opened.channels if opened.format is Format.OPUS else opened.byte_rate

@@ -1,0 +1,1 @@
+"""Audio over the gateway: the WebSocket that takes it in, and what can be asked of a session."""

@@ -1,0 +1,141 @@
+"""The audio fold as the runtime sees it: rows that are shown once, a log made anew, records in the wrong partition."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from streams.runtime.fold import Position
+from tests.audiofold import RULES, Close, World, assert_whole, chunk, opened, written
+from topics.audio import CONNECTION
+from topics.audio_events import SessionOpened, SessionResumed, decode_event
+from topics.records import Emit
+from topics.rows import AUDIO_SEGMENTS_ROWS, AUDIO_SESSIONS_ROWS
+from topics.specs import AUDIO_CHUNKS
+
+
+def shown(world: World) -> dict[str, list[dict[str, Any]]]:
+    """All rows that are to be written, which are then written."""
+    found: dict[str, list[dict[str, Any]]] = {AUDIO_SESSIONS_ROWS: [], AUDIO_SEGMENTS_ROWS: []}
+    while (done := world.fold.materialise()) is not None:
+        for table, rows in done.rows.items():
+            found[table] += rows.to_pylist()
+        world.fold.materialised(done)
+    return found
+
+
+def test_rows_are_of_committed_state_and_written_again_after_a_crash_that_kept_them() -> None:
+    world = World()
+    world.say(opened())
+    world.talk("s", 0, 70)
+    world.read()
+    assert shown(world)[AUDIO_SESSIONS_ROWS] == []
+    world.settle()
+    (session,) = shown(world)[AUDIO_SESSIONS_ROWS]
+    assert (session["status"], session["last_seq"], session["version"] >> 48) == ("open", 70, 1)
+    assert shown(world)[AUDIO_SESSIONS_ROWS] == []
+    world.say(Close("s"))
+    world.settle()
+    world.start()
+    rows = shown(world)
+    assert [row["status"] for row in rows[AUDIO_SESSIONS_ROWS]] == ["closed"]
+    assert [row["status"] for row in rows[AUDIO_SEGMENTS_ROWS]] == ["removed", "removed"]
+    world.idle(1)
+    world.settle()
+    shown(world)
+    world.idle(1)
+    world.settle()
+    world.start()
+    assert shown(world)[AUDIO_SESSIONS_ROWS] == [], "a restore knows what was shown"
+
+
+def test_of_a_log_made_anew_what_was_not_stored_is_a_dead_letter_and_the_session_goes_on() -> None:
+    world = World()
+    world.say(opened())
+    world.talk("s", 0, 64)
+    world.settle()
+    world.talk("s", 65, 66)
+    world.say(chunk("s", 64))
+    world.read()
+    world.flush()
+    world.log.clear()
+    world.cursor, world.epoch = 0, 2
+    world.start()
+    world.append(*written(chunk("s", 65)), 70_000)
+    world.append(*written(chunk("s", 70)), 0)
+    world.say(Close("s"))
+    world.settle()
+    assert_whole(world)
+    saved = world.saved()["s"]
+    spans = [(s.first_seq, s.last_seq, s.kept.name) for s in saved.segments]
+    assert spans[1:] == [(58, 64, "FAILED"), (65, 65, "STORED"), (70, 70, "STORED")]
+    assert [letter.reason for letter in world.dead] == ["segment_failed"]
+    assert world.recordings["s"].failed == ((58, 64),)
+
+
+def test_a_record_in_the_wrong_partition_is_sent_on_once() -> None:
+    world = World(replace(RULES, partition=0, partitions=2))
+    names = [f"s{n}" for n in range(20)]
+    for name in names:
+        world.say(opened(name))
+    world.read()
+    flush = world.fold.seal(Position(1, world.folded))
+    sent = [emit for emit in flush.emits if emit.topic == AUDIO_CHUNKS]
+    assert 0 < len(sent) < len(names)
+    assert all(emit.partition == 1 and ("rerouted" in dict(emit.headers)) for emit in sent)
+    assert {emit.key for emit in sent}.isdisjoint(name.encode() for name in world.fold.state.sessions)
+    again: Emit = sent[0]
+    world.append(again.key, again.value, again.headers)
+    world.read()
+    assert [letter.reason for letter in world.fold.seal(Position(1, world.folded)).dead] == ["misrouted"]
+
+
+def test_an_idle_record_is_wanted_while_a_session_is_open() -> None:
+    world = World()
+    assert world.fold.idle() is None
+    world.say(opened())
+    world.settle()
+    assert world.fold.idle() is not None
+    world.say(Close("s"))
+    world.settle()
+    assert world.fold.idle() is None
+
+
+def test_a_slow_session_holds_the_log_for_a_minute_at_most() -> None:
+    world = World()
+    world.say(opened("slow"))
+    world.say(opened("fast"))
+    for seq in range(400):
+        world.say(chunk("fast", seq), after_ms=1_000)
+        if seq % 25 == 0:
+            world.say(chunk("slow", seq // 25))
+        if seq % 10 == 0:
+            # Repeats alone do not hold it either.
+            world.say(chunk("slow", 0))
+        world.settle()
+        behind_ms = world.now_ms - world.log[world.cursor].append_ms if world.cursor < len(world.log) else 0
+        assert behind_ms <= 62_000
+
+
+def test_bytes_of_what_could_not_be_stored_are_let_go_of() -> None:
+    world = World(fails=True)
+    world.say(opened())
+    world.talk("s", 0, 62)
+    world.settle()
+    held = [seq for seq, _ in world.fold.shelf.window("s")]
+    assert held == [58, 59, 60, 61, 62]
+
+
+def test_a_newer_connection_is_told_once_whatever_is_folded_again() -> None:
+    world = World()
+    for name in (b"c1", b"c2", b""):
+        world.append(*written(opened(), *([(CONNECTION, name)] if name else [])))
+        world.talk("s", len(world.log), len(world.log))
+    world.read()
+    world.flush(commits=False)
+    world.settle()
+    world.start()
+    world.settle()
+    told = [decode_event(emit.value) for emit in world.events]
+    connections = [(e.source_offset, e.connection) for e in told if isinstance(e, SessionOpened | SessionResumed)]
+    assert connections == [(0, "c1"), (2, "c2")], "an open without a name is no connection of a gateway"

@@ -1,0 +1,92 @@
+"""Audio in memory: who is admitted, what is let go of first, and sets of seqs."""
+
+from __future__ import annotations
+
+import random
+
+from streams.audio import seqs
+from streams.audio.held import Budget, Shelf
+from streams.audio.rules import AudioRules
+from tests.audiofold import opened
+from topics.audio import Format, Tier
+
+
+def test_19_sessions_of_two_minutes_fit_the_seeds_78_megabytes() -> None:
+    rules = AudioRules(partition=0, partitions=1)
+    shelf = Shelf(Budget(78_000_000))
+    size = rules.window_bytes(opened(rate=16_000))
+    assert size == 3_840_000
+    admitted = [shelf.admit(f"s{n}", size) for n in range(25)]
+    assert admitted.count(True) == 20
+
+
+def test_a_window_is_as_long_as_its_tier_and_format_say() -> None:
+    rules = AudioRules(partition=0, partitions=1)
+    assert rules.window_bytes(opened(tier=Tier.PREMIUM)) == 300 * 16_000
+    assert rules.window_bytes(opened(format=Format.OPUS, rate=48_000)) == 120 * 16_000
+
+
+def test_partitions_share_one_budget_and_give_it_back() -> None:
+    budget = Budget(100)
+    first, second = Shelf(budget), Shelf(budget)
+    assert first.admit("a", 60)
+    assert not second.admit("b", 60)
+    first.close()
+    assert second.admit("b", 60)
+    assert budget.reserved == 60
+
+
+def test_a_session_keeps_its_window_of_what_is_stored() -> None:
+    shelf = Shelf(Budget(1_000))
+    shelf.admit("a", 50)
+    for seq in range(8):
+        shelf.put("a", seq, b"x" * 10)
+    shelf.intend("a", 0, 5, 1)
+    assert shelf.held == 80, "nothing unstored goes while there is room"
+    shelf.settle("a", 0, 5, keep=True)
+    assert [seq for seq, _ in shelf.window("a")] == [3, 4, 5, 6, 7]
+    shelf.put("a", 8, b"x" * 10)
+    assert [seq for seq, _ in shelf.window("a")] == [4, 5, 6, 7, 8]
+    shelf.end("a")
+    assert [seq for seq, _ in shelf.window("a")] == [6, 7, 8]
+
+
+def test_under_pressure_windows_go_first_and_then_the_oldest_segments_but_none_under_way() -> None:
+    budget = Budget(100)
+    first, second = Shelf(budget), Shelf(budget)
+    for name, shelf in (("a", first), ("b", second)):
+        assert shelf.admit(name, 50)
+    for seq in range(5):
+        first.put("a", seq, b"x" * 10)
+    first.intend("a", 0, 1, 10)
+    first.intend("a", 2, 3, 30)
+    first.settle("a", 0, 1, keep=True)
+    for seq in range(6):
+        second.put("b", seq, b"x" * 10)
+    assert [seq for seq, _ in first.window("a")] == [2, 3, 4], "the stored ones went"
+    second.intend("b", 0, 1, 20)
+    second.intend("b", 2, 3, 40)
+    second.busy("b", 0, True)
+    second.put("b", 6, b"x" * 30)
+    assert [seq for seq, _ in first.window("a")] == [4], "of those not under way the oldest went"
+    assert second.bytes_of("b", 0, 1) is not None
+    assert budget.dropped == 1
+    assert budget.held == first.held + second.held == 100
+
+
+def test_ranges_hold_what_was_added() -> None:
+    rng = random.Random(1)
+    ranges: seqs.Ranges = []
+    held: set[int] = set()
+    for _ in range(2_000):
+        seq = rng.randrange(600)
+        assert seqs.add(ranges, seq) == (seq not in held)
+        held.add(seq)
+        assert seqs.contains(ranges, seq)
+    assert seqs.count(ranges) == len(held)
+    assert {seq for first, last in ranges for seq in range(first, last + 1)} == held
+    missing = {seq for first, last in seqs.gaps(ranges) for seq in range(first, last + 1)}
+    assert missing == set(range(max(held))) - held
+    assert seqs.union([(5, 6), (0, 1), (7, 9)]) == [(0, 1), (5, 9)]
+    assert seqs.next_in_order([[0, 4], [6, 7]]) == 5
+    assert seqs.next_in_order([[1, 4]]) == 0
