@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 #: Configs on which a guarantee rests: another value stops the worker. The others are put right.
 _VITAL = ("message.timestamp.type", "cleanup.policy")
+_KNOWN_PAUSE_S = 0.1
 
 
 class TopicRefused(RuntimeError):
@@ -96,6 +97,19 @@ class TopicAdmin:
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another worker was faster
                     raise
+        self._until_known([spec.name for spec in specs])
+
+    def _until_known(self, topics: list[str]) -> None:
+        """A broker learns of a topic some moments after the controller has made it: wait until one can describe all."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                self._identify(topics)
+                return
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART or time.monotonic() > deadline:
+                    raise
+            time.sleep(_KNOWN_PAUSE_S)
 
     def _check(self, specs: Sequence[TopicSpec]) -> None:
         for spec in specs:
