@@ -36,7 +36,8 @@ test: check
 	$(BIN)/pytest -m "not long" $(PYTEST_ARGS)
 
 chaos: setup
-	$(BIN)/pytest tests/chaos -m "long or not long" $(PYTEST_ARGS)
+	$(BIN)/pytest tests/integration -m long $(PYTEST_ARGS)
+	$(BIN)/pytest tests/chaos -m "long or not long" -o faulthandler_timeout=1800 $(PYTEST_ARGS)
 
 bench: setup $(BENCH_VENV)/.installed
 	$(BIN)/sluiceway bench traffic $(BENCH_ARGS)

@@ -62,8 +62,8 @@ class Settings:
 
     # the runtime
     flush_interval_s: float = _s(0.5, "a partition's open fold is flushed at least this often, seconds")
-    flush_rows: int = _s(100_000, "a partition is flushed early at this many accepted rows")
-    flush_deadline_s: float = _s(8.0, "a flush at revoke or shutdown is abandoned past this, seconds")
+    flush_rows: int = _s(50_000, "a partition is flushed early at this many open rows; one of many KiB counts as many")
+    flush_deadline_s: float = _s(7.5, "a flush at revoke or shutdown is abandoned past this, seconds")
     transaction_timeout_s: float = _s(10.0, "Kafka's transaction time-out, seconds")
     session_timeout_s: float = _s(10.0, "Kafka's group session time-out, seconds")
     watchdog_s: float = _s(60.0, "a partition that stands still this long behind its end stops the worker, seconds")

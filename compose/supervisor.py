@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -21,6 +22,8 @@ _PR_SET_PDEATHSIG = 1
 #: A child that lived this long is healthy again: its next restart does not wait.
 _HEALTHY_S = 20.0
 _BACKOFF_MAX_S = 10.0
+#: A process that was killed is gone by then, unless the kernel holds it, seconds.
+_GONE_S = 5.0
 
 
 def die_with_parent() -> None:
@@ -93,7 +96,9 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 log.error("killed: it did not drain in time", pid=process.pid)
                 process.kill()
-                process.wait()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_GONE_S)
         # One that had not come to listen for the signal yet had nothing to drain.
-        codes = [abs(process.returncode) for process in running if process.returncode != -signal.SIGTERM]
+        ended = [-signal.SIGKILL if process.returncode is None else process.returncode for process in running]
+        codes = [abs(code) for code in ended if code != -signal.SIGTERM]
         return max(codes, default=0)

@@ -23,7 +23,7 @@ def ffmpeg(*arguments: str, data: bytes = b"") -> bytes:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-v", "error", *arguments]
     if data:
         command.remove("-nostdin")
-    done = subprocess.run(command, input=data, capture_output=True, check=False)
+    done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=60)
     assert done.returncode == 0 and not done.stderr, done.stderr.decode()
     return done.stdout
 

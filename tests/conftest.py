@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
+from typing import Any
 
 # Its plugin would import it at the very end, and Python 3.11 does not survive it when an exception that nobody asked for is
 # told in the middle of a compilation.
@@ -12,7 +14,27 @@ import pytest
 from compose.local.stack import LocalStack
 from compose.settings import Settings
 
+#: How long a test that runs in `make chaos` only may take, seconds; all others have the time-out of pyproject.
+_LONG_S = 900.0
+#: Hypothesis repeats a test that failed by its time-out: it fails again after so many seconds.
+_AGAIN_S = 30.0
 _STARTED = pytest.StashKey[LocalStack]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A long test has more time before it counts as one that hangs, unless it says itself how much."""
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_LONG_S))
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_timeout_set_timer(settings: Any) -> Generator[None, Any, Any]:
+    """pytest-timeout's own alarm rings once."""
+    done = yield
+    if settings.method == "signal":
+        signal.setitimer(signal.ITIMER_REAL, settings.timeout, _AGAIN_S)
+    return done
 
 
 @pytest.fixture(scope="session")

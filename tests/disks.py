@@ -15,9 +15,9 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
     """A disk of its own on the new `folder`, as `mount` counts sizes; skips the test where only root may mount."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
+    if subprocess.run(mount, capture_output=True, timeout=10).returncode:
         pytest.skip("a small disk can be mounted by root only")
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "-l", folder], check=True)
+        subprocess.run(["umount", "-l", folder], check=True, timeout=10)

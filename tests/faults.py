@@ -52,7 +52,8 @@ class FaultProxy:
         self.refuse()
         self._call(self._drain())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "the proxy does not end"
         self._loop.close()
 
     def serve(self) -> None:

@@ -168,6 +168,10 @@ class R2Proxy:
         """Answer NoSuchUpload, now and whenever the upload is named again."""
         self._inject(operation, "lose_upload", 1)
 
+    def fail_keys(self, times: int = 1) -> None:
+        """Answer a DeleteObjects that none of its keys could be removed for now, and do nothing."""
+        self._inject("DeleteObjects", "fail_keys", times)
+
     def then(self, operation: str, hook: Callable[[], object]) -> None:
         """Serve the request, and call `hook` before it is answered."""
         self._inject(operation, "then", 1, hook=hook)
@@ -224,6 +228,12 @@ class R2Proxy:
             raise _Refusal(503, "SlowDown", "Reduce your request rate.")
         if kind == "not_found":
             return web.Response(status=404)
+        if kind == "fail_keys":
+            failed = b"".join(
+                b"<Error>" + key + b"<Code>InternalError</Code><Message>Later.</Message></Error>"
+                for key in re.findall(rb"<Key>.*?</Key>", body)
+            )
+            return web.Response(body=b"<DeleteResult>%s</DeleteResult>" % failed, content_type="application/xml")
         if kind == "drop":
             return _broken(request)
         if fault and kind == "slow":

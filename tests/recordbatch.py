@@ -23,11 +23,14 @@ _LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x08, 0x10, 0x20
 
 @dataclass(frozen=True)
 class Raw:
-    """One record; header names may be bytes that are no text."""
+    """One record; header names may be bytes that are no text. `delta` is its offset after the batch's first, by default
+    its place; `count` is written in place of the number of headers."""
 
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str | bytes, bytes | None]] = ()
+    delta: int | None = None
+    count: bytes | None = None
 
 
 def record_batch(
@@ -90,8 +93,9 @@ def plain_records(records: Sequence[Raw]) -> bytes:
 
 
 def _record(offset: int, record: Raw) -> bytes:
-    body = b"\x00" + _varint(0) + _varint(offset) + _bytes(record.key) + _bytes(record.value)
-    body += _varint(len(record.headers))
+    delta = offset if record.delta is None else record.delta
+    body = b"\x00" + _varint(0) + _varint(delta) + _bytes(record.key) + _bytes(record.value)
+    body += _varint(len(record.headers)) if record.count is None else record.count
     for name, value in record.headers:
         body += _bytes(name if isinstance(name, bytes) else name.encode()) + _bytes(value)
     return _varint(len(body)) + body

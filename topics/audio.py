@@ -25,6 +25,8 @@ MAX_TIMESTAMP_MS = 4_102_444_800_000
 #: Headers of an open that a gateway writes: the sender can be told no, and waits to hear it; and which connection it is.
 REFUSE = "refuse"
 CONNECTION = "connection"
+#: What a session id is, in words for error messages.
+ID_RULE = "1 to 128 of A-Z a-z 0-9 . _ - , and not . or .."
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NUMBER = re.compile(rb"[0-9]{1,15}")
@@ -143,9 +145,6 @@ def decode(
         return Close(session_id)
     said = "is missing" if kind is None else f"{kind[:60]!r} is none of open, chunk, close, idle"
     return Malformed(Reason.BAD_TYPE, f"header type {said}")
-
-
-ID_RULE = "1 to 128 of A-Z a-z 0-9 . _ - , and not . or .."
 
 
 def encode(record: AudioRecord) -> Encoded:

@@ -18,6 +18,11 @@ def header(headers: Headers, name: str) -> bytes | None:
     return None
 
 
+def headers_nbytes(headers: Headers) -> int:
+    """Bytes of names and values."""
+    return sum(len(name.encode()) + len(value or b"") for name, value in headers)
+
+
 def read_headers(raw: bytes) -> Headers:
     """The headers of one record, which a kernel has seen to be whole. No bytes are no headers."""
     if not raw:

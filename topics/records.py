@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from topics import native
-from topics.headers import Headers, read_headers, write_headers
+from topics.headers import Headers, headers_nbytes, read_headers, write_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +140,7 @@ class Emit(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of key, value and headers, before any compression."""
-        size = len(self.key or b"") + len(self.value or b"")
-        for name, value in self.headers:
-            size += len(name.encode()) + len(value or b"")
-        return size
+        return len(self.key or b"") + len(self.value or b"") + headers_nbytes(self.headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +156,11 @@ class DeadLetter:
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the record's key, value and headers."""
+        return len(self.key or b"") + len(self.value or b"") + headers_nbytes(self.headers)
 
 
 @dataclass(slots=True)

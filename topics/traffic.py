@@ -77,12 +77,20 @@ _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
 
 
-@lru_cache(maxsize=65_536)
+_IP_CHARS = 45
+
+
 def valid_ip(text: str) -> bool:
     """Whether `text` is an IPv4 or IPv6 address (no zone, no port)."""
+    return len(text) <= _IP_CHARS and _valid_ip(text)
+
+
+# Of short texts alone: what is remembered of megabytes that are no address would fill the memory.
+@lru_cache(maxsize=65_536)
+def _valid_ip(text: str) -> bool:
     if _IPV4.fullmatch(text):
         return True
-    if ":" not in text or "%" in text or len(text) > 45:
+    if ":" not in text or "%" in text:
         return False
     try:
         ipaddress.IPv6Address(text)

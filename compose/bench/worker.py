@@ -83,7 +83,7 @@ class MeasuredWorker:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            self._process.wait(20)
 
     def _ready(self) -> bool:
         try:

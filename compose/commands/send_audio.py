@@ -10,6 +10,8 @@ import secrets
 import signal
 import sys
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,15 +20,16 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from compose.audio_client import AudioSender, SendFailed, Sent
-from compose.audiofile import AudioFileError, audio_chunks
+from compose.audio_source import SourceError, probe, read_chunks
 from compose.logs import set_up_logs
 from compose.settings import Settings, load
-from topics.audio import ID_RULE, Format, Store, Tier, valid_session_id
+from topics.audio import ID_RULE, Format, Open, Store, Tier, valid_session_id
 from topics.audio_socket import OpenMessage
 from topics.malformed import Malformed
 
 FAILED = 1
 UNREADABLE = 2
+SPEECH_RATE = 16_000
 
 
 def send_audio(
@@ -37,8 +40,8 @@ def send_audio(
     session: Annotated[str, typer.Option(help="session id; the same again goes on where it was")] = "",
     user: Annotated[str, typer.Option(help="whose session it is")] = "",
     format: Annotated[Format, typer.Option(help="what the chunks are")] = Format.PCM_S16LE,
-    rate: Annotated[int, typer.Option(help="samples a second")] = 16_000,
-    channels: Annotated[int, typer.Option(help="channels")] = 1,
+    rate: Annotated[int, typer.Option(help="samples a second; 16000 for PCM, the file's own for others")] = 0,
+    channels: Annotated[int, typer.Option(help="channels; 1 for PCM, the file's own for others")] = 0,
     tier: Annotated[Tier, typer.Option(help="how long the session's window is")] = Tier.STANDARD,
     store: Annotated[Store | None, typer.Option(help="what the recording is kept as; PCM becomes flac")] = None,
     url: Annotated[str, typer.Option(help="the gateway; by default where the settings have it")] = "",
@@ -53,14 +56,15 @@ def send_audio(
     settings = load()
     set_up_logs(dataclasses.replace(settings, log_level="warning"))
     session_id = session or _session_name(file)
+    try:
+        rate, channels = asyncio.run(_shape(Path(file), format, rate, channels))
+    except SourceError as failure:
+        raise _unreadable(failure) from None
     opened = OpenMessage(format, rate, channels, user, tier, store)
     checked = opened.opened(session_id) if valid_session_id(session_id) else Malformed("", f"--session: {ID_RULE}")
     if isinstance(checked, Malformed):
         raise typer.BadParameter(checked.error)
-    if not Path(file).is_file():
-        print(f"sluiceway: cannot read {file}: no such file", file=sys.stderr)
-        raise typer.Exit(UNREADABLE)
-    source = audio_chunks(file, format, rate, channels, realtime)
+    source = _paced(Path(file), checked, realtime)
     sender = AudioSender(url or _url(settings), session_id, opened, source, api_key=settings.api_key, give_up_s=give_up)
     started = time.monotonic()
     try:
@@ -68,15 +72,38 @@ def send_audio(
         error = _difference(sender.sent)
     except SendFailed as failure:
         error = str(failure)
-    except AudioFileError as failure:
-        print(f"sluiceway: cannot read {file}: {failure}", file=sys.stderr)
-        raise typer.Exit(UNREADABLE) from None
+    except SourceError as failure:
+        raise _unreadable(failure) from None
     seconds = time.monotonic() - started
     if as_json:
         print(json.dumps(_summary(sender.sent, seconds, error)))
     else:
         _print(sender.sent, seconds, error)
     raise typer.Exit(FAILED if error else 0)
+
+
+def _unreadable(failure: SourceError) -> typer.Exit:
+    print(f"sluiceway: cannot read {failure}", file=sys.stderr)
+    return typer.Exit(UNREADABLE)
+
+
+async def _shape(path: Path, format: Format, rate: int, channels: int) -> tuple[int, int]:
+    """Rate and channels: as asked, or as the file has them, or those of speech."""
+    found = await probe(path)
+    if format is Format.PCM_S16LE:
+        return rate or SPEECH_RATE, channels or 1
+    return rate or found.rate, channels or found.channels
+
+
+async def _paced(path: Path, opened: Open, realtime: bool) -> AsyncGenerator[bytes, None]:
+    """The file's chunks; with `realtime` each when its sound begins there."""
+    started = time.monotonic()
+    async with aclosing(read_chunks(path, opened.format, opened.rate, opened.channels)) as chunks:
+        async for chunk in chunks:
+            wait_s = started + chunk.at_ms / 1000 - time.monotonic()
+            if realtime and wait_s > 0:
+                await asyncio.sleep(wait_s)
+            yield chunk.data
 
 
 async def _send(sender: AudioSender) -> None:

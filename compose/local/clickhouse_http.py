@@ -25,6 +25,8 @@ from compose.local.clickhouse_query import SyntaxRefused, parse
 BUFFER_BYTES = 1 << 20
 THREADS = 32
 READ_CHUNK_BYTES = 1 << 18
+#: A client that takes nothing of its answer for so long is given up, as ClickHouse does (`send_timeout`).
+SEND_TIMEOUT_S = 300.0
 
 NOT_IMPLEMENTED = 48
 AUTHENTICATION_FAILED = 516
@@ -138,7 +140,7 @@ class _Front:
 
         def emit(piece: bytes) -> None:
             # From the query's thread; waits until the client has taken the piece, so a slow reader costs no memory.
-            asyncio.run_coroutine_threadsafe(answer.write(piece), loop).result()
+            asyncio.run_coroutine_threadsafe(answer.send(piece), loop).result(SEND_TIMEOUT_S + 10)
 
         run = functools.partial(self._engine.run, work, emit)
         figures = await loop.run_in_executor(self._threads, run)
@@ -160,6 +162,16 @@ class _Answer:
             "X-ClickHouse-Timezone": timezone,
             "X-ClickHouse-Server-Display-Name": "sluiceway-local",
         }
+
+    async def send(self, piece: bytes) -> None:
+        """Write with a deadline. Raises ConnectionError when the client is gone, or takes nothing."""
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await self.write(piece)
+        except TimeoutError:
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionAbortedError(f"the client took nothing for {SEND_TIMEOUT_S:g} s") from None
 
     async def write(self, piece: bytes) -> None:
         if self._stream is not None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import uuid
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -17,6 +18,8 @@ from compose.local.server import Server
 from compose.settings import Settings
 
 HEAP = "512m"
+#: A new folder is formatted by then, seconds.
+FORMAT_S = 60.0
 
 # One node: every internal topic has one replica. Few partitions of them and short internal time-outs make a restart
 # take seconds; sessions of a few seconds let tests lose a member quickly.
@@ -137,7 +140,11 @@ class Kafka(Server):
         if (self.folder / "data" / "meta.properties").exists():
             return
         command = [*java, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(properties)]
-        done = subprocess.run(command, env=self._env(), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+        try:
+            done = subprocess.run(command, env=self._env(), timeout=FORMAT_S, **options)
+        except subprocess.TimeoutExpired:
+            raise StartFailed(f"Kafka did not format {self.folder} within {FORMAT_S:.0f} s.") from None
         if done.returncode != 0:
             said = (done.stdout + done.stderr).strip()[-2000:]
             if says_disk_full(said):

@@ -18,6 +18,8 @@ from compose.local.errors import DiskFull, PortTaken, StartFailed, says_disk_ful
 
 LOG_ROTATE_BYTES = 10_000_000
 LOG_TAIL_BYTES = 3_000
+#: A process that was killed is gone by then, unless the kernel holds it, seconds.
+GONE_S = 10.0
 
 # Runs between fork and exec in a fresh interpreter, because code run in a forked copy of a threaded parent can deadlock.
 # The parent is looked at after prctl: one that died before it would never be noticed.
@@ -154,10 +156,10 @@ class Child:
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """SIGKILL, and wait until it is gone. Raises subprocess.TimeoutExpired if the kernel does not let it go."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
-            self._process.wait()
+            self._process.wait(GONE_S)
 
     def signal(self, number: int) -> None:
         """Send a signal such as SIGSTOP or SIGCONT to the running process."""

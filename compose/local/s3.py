@@ -41,6 +41,9 @@ class S3(Server):
         objects = self.folder / "objects"
         (objects / self._bucket).mkdir(parents=True, exist_ok=True)
         argv = [_rclone(), "serve", "s3", str(objects), "--addr", f"127.0.0.1:{self.port}", "--log-level", "NOTICE"]
+        # rclone keeps parts in memory until those before them are there. With a limit, an upload whose first part comes
+        # last (of a FLAC stream it can be written only at the end) stands still for ever at 256 MiB.
+        argv += ["--multipart-streaming-buffer-limit", "0", "--multipart-streaming-buffer-total", "0"]
         self._run(argv, deadline_s, env=self._env())
 
     def answers(self) -> bool:

@@ -140,14 +140,16 @@ class Upload:
         upload_id = self._id
         answered = await self._requests.find("complete", self.key, self._completing())
         try:
-            return await self._verified()
+            info = await self._verified()
         except SinkMismatch:
-            if answered:
-                raise
-            # Nor is the object there, as it would be if only the answer to an earlier attempt had been lost.
-            raise self._lost("complete", upload_id) from None
-        finally:
+            if answered is None:
+                # Nor is the object there, as it would be if only the answer to an earlier attempt had been lost.
+                raise self._lost("complete", upload_id) from None
             self._forget()
+            raise
+        # Only now: a caller that gave up waiting may ask again.
+        self._forget()
+        return info
 
     async def abort(self) -> None:
         """Give the upload up, and its parts back to the store; nothing happens if there is none."""

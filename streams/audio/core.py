@@ -364,6 +364,8 @@ def _put_segment(session: Session, segment: Segment) -> PutSegment:
 
 def _end(state: AudioState, session: Session, by: ClosedBy) -> None:
     session.status, session.closed_by, session.closed_ms = Status.CLOSING, by, state.clock_ms
+    state.totals["sessions_ended"] += 1
+    state.totals["session_ms"] += max(0, session.last_ms - session.opened_ms)
     _cut(state, session, everything=True)
     state.shelf.end(session.id)
     _settle(state, session)
@@ -444,8 +446,10 @@ def _fold_outcome(state: AudioState, session: Session, outcome: outcomes.Outcome
             _over(state, session)
             _remove(state, session)
             state.totals["recorded"] += 1
+            state.totals["recording_bytes"] += outcome.size
         case outcomes.Unrecorded() if session.status is Status.CLOSING:
             session.error = outcome.error
+            state.totals["unrecorded"] += 1
             _bury_session(state, session, "unrecorded", outcome.error)
             _over(state, session)
         case outcomes.Removed() if session.removing:
@@ -486,6 +490,7 @@ def _stored(state: AudioState, session: Session, outcome: outcomes.Stored) -> bo
         first_offset=segment.first_offset,
     )
     state.totals["stored"] += 1
+    state.totals["segment_bytes"] += outcome.size
     _settle(state, session)
     return True
 
@@ -658,6 +663,7 @@ def _bury(state: AudioState, record: Record, reason: str, error: str) -> None:
     where = (state.rules.source, state.rules.partition, record.offset, record.append_ms)
     state.dead.append(DeadLetter(reason, error, *where, record.key, record.value, record.headers))
     state.totals["dead"] += 1
+    state.totals["spoiled"] += reason == audio.Reason.MD5_MISMATCH
 
 
 def _bury_session(

@@ -14,6 +14,9 @@ from streams.audio.session import Session, Status
 from streams.runtime.fold import Materialisation, Position
 from topics.records import Batch, Emit, Flush
 
+#: Totals that are no counts of records: bytes in the object store, ended sessions and how long they were together.
+_SUMS = {"segment_bytes", "recording_bytes", "sessions_ended", "session_ms"}
+
 
 class AudioFold:
     """Implements `streams.runtime.fold.Fold` over `core`."""
@@ -91,7 +94,7 @@ class AudioFold:
         found = list(self.state.sessions.values())
         opened = [session for session in found if session.status is Status.OPEN]
         return {
-            **{f"outcome_{name}": float(count) for name, count in self._totals.items()},
+            **{name if name in _SUMS else f"outcome_{name}": float(sum_) for name, sum_ in self._totals.items()},
             "append_ms": float(self._clock_ms),
             "sessions_open": float(len(opened)),
             "sessions_closing": float(sum(session.status is Status.CLOSING for session in found)),

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from streams.runtime.fold import ObjectStore
 from topics import rows as row_schemas
-from topics.headers import Headers, header
+from topics.headers import Headers, header, headers_nbytes
 from topics.records import DeadLetter, Emit
 
 _ERROR_CHARS = 2_000
@@ -40,12 +40,12 @@ class DeadLetters:
             return Emit(self._topic, letter.key, letter.value, [*ours, *theirs])
         name = _object_key(letter)
         await self._objects.put(name, letter.value or b"")
-        key, kept, left_out = _fitting(letter.key, theirs, self._max_bytes - _size(ours))
+        key, kept, left_out = _fitting(letter.key, theirs, self._max_bytes - headers_nbytes(ours))
         return Emit(self._topic, key, None, [*ours, ("object", name.encode()), *left_out, *kept])
 
     def _oversized(self, letter: DeadLetter) -> bool:
         """Whether the record alone is too large; for what a dead letter adds, the topic has room beside."""
-        return len(letter.value or b"") + len(letter.key or b"") + _size(letter.headers) > self._max_bytes
+        return letter.nbytes > self._max_bytes
 
     def rows(self, dead: Sequence[DeadLetter]) -> Any:
         """A Table for `deadletters_rows`, or None."""
@@ -88,10 +88,6 @@ def _theirs(headers: Headers) -> list[tuple[str, bytes | None]]:
     return [(f"original_{name}" if name in _OUR_NAMES else name, value) for name, value in headers]
 
 
-def _size(headers: Headers) -> int:
-    return sum(len(name.encode()) + len(value or b"") for name, value in headers)
-
-
 def _fitting(key: bytes | None, headers: Headers, room: int) -> tuple[bytes | None, Headers, Headers]:
     """The key and as many headers as fit into `room` bytes, and headers that say what does not."""
     left_out: list[tuple[str, bytes]] = []
@@ -100,7 +96,7 @@ def _fitting(key: bytes | None, headers: Headers, room: int) -> tuple[bytes | No
         key = None
     room -= len(key or b"")
     kept = 0
-    while kept < len(headers) and (room := room - _size(headers[kept : kept + 1])) >= 0:
+    while kept < len(headers) and (room := room - headers_nbytes(headers[kept : kept + 1])) >= 0:
         kept += 1
     if kept < len(headers):
         left_out.append(("headers_left_out", str(len(headers) - kept).encode()))

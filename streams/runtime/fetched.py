@@ -117,11 +117,13 @@ class _Columns:
             self._bury(base_offset, raw, data, f"{type(error).__name__}: {error}")
             return
         view = np.frombuffer(payload, dtype=np.uint8)
-        columns, whole = native.split_records(view, count, self._size, base_offset, first_ms)
+        columns, whole = native.split_records(view, count, self._size, base_offset, raw.next_offset, first_ms)
         if not whole:
             read = columns.shape[1]
-            first = int(columns[native.OFFSET, -1]) + 1 if read else base_offset
-            self._bury(first, raw, data, f"record {read + 1} of {count} does not fit the batch's {len(payload)} bytes")
+            # Of the batch's own offsets also where the last of them was read too early.
+            first = min(int(columns[native.OFFSET, -1]) + 1, raw.next_offset - 1) if read else base_offset
+            what = f"record {read + 1} of {count} does not fit the batch's {len(payload)} bytes or its offsets"
+            self._bury(first, raw, data, what)
         if attributes & _LOG_APPEND_TIME:  # one time for the whole batch
             columns[native.TIME] = max_ms
         if columns.shape[1] and columns[native.OFFSET, 0] < position:

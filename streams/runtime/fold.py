@@ -77,7 +77,8 @@ class Fold(Protocol):
 
     @property
     def open_rows(self) -> int:
-        """Records folded since the last seal that the next flush will write."""
+        """Records folded since the last seal that the next flush will write; heavy ones count as several, since memory
+        is bounded by this number."""
 
     def figures(self) -> Mapping[str, float]:
         """Gauges and counters for metrics and status: totals since the fold began, by name."""

@@ -49,7 +49,7 @@ class RuntimeLimits:
     """When to flush and how much to hold. Rows are records folded since the last seal."""
 
     flush_interval_s: float = 0.5
-    flush_rows: int = 100_000
+    flush_rows: int = 50_000
     idle_s: float = 5.0
     inbox_batches: int = 2
     transaction_timeout_s: float = 10.0

@@ -51,7 +51,7 @@ class Watchdog:
             self._worker.metrics.sink(self._worker.sink_available)
             try:
                 await self._look()
-            except (KafkaError, KafkaException) as error:
+            except (KafkaError, KafkaException, TimeoutError) as error:
                 self._moved.clear()
                 log.info("the watchdog waits for Kafka", error=repr(error))
 
@@ -60,6 +60,8 @@ class Watchdog:
         self._forget(self._measured - runners.keys())
         if not runners:
             return
+        # What is committed while the ends are asked for may pass an answer that another broker's kept waiting.
+        flushed = {partition: runner.flushed for partition, runner in runners.items()}
         identity = await self._worker.identity()
         starts = await self._worker.log_starts(list(runners))
         ends = await self._worker.log_ends(list(runners))
@@ -72,9 +74,9 @@ class Watchdog:
                 self._worker.fail(
                     "watchdog", LogLost(f"{where} now starts at {starts[partition]}, the fold is at {runner.expected}")
                 )
-            if ends[partition] < runner.flushed:
+            if ends[partition] < flushed[partition]:
                 self._worker.fail(
-                    "watchdog", LogLost(f"{where} ends at {ends[partition]}, before the commit {runner.flushed}")
+                    "watchdog", LogLost(f"{where} ends at {ends[partition]}, before the commit {flushed[partition]}")
                 )
             self._judge(partition, runner, ends[partition])
 

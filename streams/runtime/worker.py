@@ -86,7 +86,7 @@ class WorkerConfig:
     deadletter_max_bytes: int = 1 << 20
     status_host: str = "127.0.0.1"
     status_port: int = 0
-    flush_deadline_s: float = 8.0
+    flush_deadline_s: float = 7.5
     watchdog_s: float = 60.0
     rollup_interval_s: float = 1.0
 
@@ -110,6 +110,7 @@ class StreamWorker:
         self._stopping = False
         self._app, self._transport = self._make_app()
         self._observer: AIOKafkaConsumer | None = None
+        self._witness: AIOKafkaConsumer | None = None
         self._context: PartitionContext | None = None
         self._materialiser: Materialiser | None = None
         self._background: list[asyncio.Task[None]] = []
@@ -171,6 +172,12 @@ class StreamWorker:
         ends = await self._observer.end_offsets([TopicPartition(self._spec.source, p) for p in partitions])
         return {tp.partition: offset for tp, offset in ends.items()}
 
+    async def written_ends(self, partitions: list[int]) -> dict[int, int]:
+        """The end of all that was written to each source partition, by transactions still open too. Raises KafkaError."""
+        assert self._witness is not None
+        ends = await self._witness.end_offsets([TopicPartition(self._spec.source, p) for p in partitions])
+        return {tp.partition: offset for tp, offset in ends.items()}
+
     async def log_starts(self, partitions: list[int]) -> dict[int, int]:
         """The first retained offset of each source partition."""
         assert self._observer is not None
@@ -190,9 +197,8 @@ class StreamWorker:
         status = StatusServer(self, self._spec.routes(self) if self._spec.routes else ())
         self._open.append(status.stop)
         url = await status.start(self._config.status_host, self._config.status_port)
-        self._observer = AIOKafkaConsumer(enable_auto_commit=False, isolation_level="read_committed", **self._clients())
-        self._open.append(self._observer.stop)
-        await self._observer.start()
+        self._observer = await self._asking_client("read_committed")
+        self._witness = await self._asking_client("read_uncommitted")
         self._context = self._make_context(url, partitions)
         watchdog = Watchdog(self, self._config.watchdog_s)
         self._materialiser = Materialiser(self, self._sink, self._faults, self._config.rollup_interval_s, partitions)
@@ -201,6 +207,13 @@ class StreamWorker:
             task.add_done_callback(self._background_ended)
         self._open.append(self._app.stop)
         await self._app.start()
+
+    async def _asking_client(self, isolation_level: str) -> AIOKafkaConsumer:
+        """A client that reads nothing and asks how far the log goes."""
+        client = AIOKafkaConsumer(enable_auto_commit=False, isolation_level=isolation_level, **self._clients())
+        self._open.append(client.stop)
+        await client.start()
+        return client
 
     def _clients(self) -> dict[str, Any]:
         return self._config.kafka.aiokafka()

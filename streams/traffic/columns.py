@@ -16,11 +16,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute  # at start: pyarrow would import it at the first flush, for a quarter of a second
 
 from topics import native
 from topics import rows as row_schemas
 from topics import traffic as limits
-from topics.headers import header, read_headers
 from topics.native import Texts, Words
 from topics.records import Batch
 from topics.traffic import Malformed, TrafficEvent, decode, valid_ip
@@ -168,18 +168,24 @@ class Rows:
 
 
 class Dictionaries:
-    """What the codes of one flush's rows stand for. Labels are the events' dimensions, producers their headers, both as
-    they were written."""
+    """What the codes of one flush's rows stand for. Labels are the events' dimensions and producers what their headers
+    say, both as they were written."""
 
     def __init__(self) -> None:
         self.method, self.path, self.ip = Words(), Words(), Words()
         self.agent, self.labels, self.producer = Words(), Words(), Words()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that was said."""
+        return sum(words.nbytes for words in self._all())
+
+    def _all(self) -> tuple[Words, ...]:
+        return self.method, self.path, self.ip, self.agent, self.labels, self.producer
+
     def rows(self, batch: Batch, events: Decoded) -> Rows:
         """The columns of accepted `events` of `batch`."""
-        at, count = events.rows, len(events)
-        headers = batch.raw_headers.take(at)
-        headers.size[headers.size == 0] = -1
+        at = events.rows
         return Rows(
             ids=native.gathered(events.ids),
             id_size=events.size[native.ID].copy(),  # a view would keep all of the sizes
@@ -190,7 +196,7 @@ class Dictionaries:
             ip=self.ip.codes(events.text(native.ADDRESS)),
             agent=self.agent.codes(events.text(native.AGENT)),
             labels=self.labels.codes(events.text(native.DIMENSIONS)),
-            producer=self.producer.codes(headers) if (headers.size >= 0).any() else np.full(count, -1, dtype=np.int32),
+            producer=self.producer.codes(native.header_of(batch.raw_headers.take(at), b"producer")),
             offset=batch.offsets[at],
             append_ms=batch.append_ms[at],
         )
@@ -208,7 +214,7 @@ def _each(words: Words, read: Callable[[bytes], T]) -> list[T]:
 
 
 def _producer(raw: bytes) -> str:
-    return (header(read_headers(raw), "producer") or b"").decode("utf-8", "replace")[:128]
+    return raw.decode("utf-8", "replace")[:128]
 
 
 def event_table(parts: Sequence[Rows], names: Dictionaries, partition: int) -> Any:
@@ -255,7 +261,7 @@ def _coded(parts: Sequence[Rows], field: str, words: Any) -> Any:
 
 
 def _producers(parts: Sequence[Rows], names: Dictionaries) -> Any:
-    """The producers that headers name; several headers may name one."""
+    """The producers that headers name; several spellings may stand for one."""
     said = ["", *_each(names.producer, _producer)]
     places = {name: place for place, name in enumerate(dict.fromkeys(said))}
     place_of = np.array([places[name] for name in said], dtype=np.int32)

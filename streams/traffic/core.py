@@ -37,7 +37,9 @@ STATE_KEY = b"m"
 _IDS_KEY = struct.Struct(">ciI")
 _BLOCK_BYTES = 16 * 50_000
 
-_template = lru_cache(maxsize=65_536)(template)
+#: Longer paths are rare, and 65,536 of the longest would fill the memory.
+_REMEMBERED_PATH_CHARS = 256
+_remembered_template = lru_cache(maxsize=65_536)(template)
 
 Bools = npt.NDArray[np.bool_]
 
@@ -92,9 +94,15 @@ class TrafficState:
     names: Dictionaries = field(default_factory=Dictionaries)
     rows: list[Rows] = field(default_factory=list)
     row_count: int = 0
+    other_bytes: int = 0
     emits: list[Emit] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     materialised: int = 0
+
+    @property
+    def open_bytes(self) -> int:
+        """What is kept until `seal`: texts of rows, records to send on, dead letters."""
+        return self.names.nbytes + sum(part.ids.nbytes for part in self.rows) + self.other_bytes
 
 
 @dataclass(frozen=True)
@@ -195,6 +203,7 @@ def _send_on(state: TrafficState, batch: Batch, decoded: Decoded, astray: Bools,
             _bury(state, batch, row, "oversized", f"its {emit.nbytes} bytes are too many to send on to {to}")
             continue
         state.emits.append(emit)
+        state.other_bytes += emit.nbytes
     state.totals["rerouted"] += len(state.emits) - sent
 
 
@@ -212,26 +221,19 @@ def _refuse(
 
 
 def _bury(state: TrafficState, batch: Batch, row: int, reason: str, error: str) -> None:
-    state.dead.append(
-        DeadLetter(
-            reason,
-            error,
-            batch.topic,
-            batch.partition,
-            int(batch.offsets[row]),
-            int(batch.append_ms[row]),
-            batch.key(row),
-            batch.value(row),
-            batch.headers(row),
-        )
-    )
-    state.totals["dead"] += 1
+    at = (batch.topic, batch.partition, int(batch.offsets[row]), int(batch.append_ms[row]))
+    _bury_letter(state, DeadLetter(reason, error, *at, batch.key(row), batch.value(row), batch.headers(row)))
 
 
 def _bury_unreadable(state: TrafficState, batch: Batch, piece: Unreadable) -> None:
     error = f"offsets {piece.first_offset} to {piece.next_offset - 1} cannot be decoded: {piece.error}"
     at = (batch.topic, batch.partition, piece.first_offset, piece.append_ms)
-    state.dead.append(DeadLetter("unreadable", error, *at, None, piece.data))
+    _bury_letter(state, DeadLetter("unreadable", error, *at, None, piece.data))
+
+
+def _bury_letter(state: TrafficState, letter: DeadLetter) -> None:
+    state.dead.append(letter)
+    state.other_bytes += letter.nbytes
     state.totals["dead"] += 1
 
 
@@ -250,7 +252,7 @@ def seal(state: TrafficState, next_offset: int, version: int) -> Flush:
     flush.token = Sealed(found, state.clock_ms, Counter(state.totals), version)
     flush.changelog.append((STATE_KEY, _saved(state)))
     state.names, state.rows, state.row_count = Dictionaries(), [], 0
-    state.emits, state.dead = [], []
+    state.emits, state.dead, state.other_bytes = [], [], 0
     return flush
 
 
@@ -258,6 +260,10 @@ def _names(state: TrafficState) -> list[str]:
     """The names under which the flush's paths are counted, by code."""
     paths: list[str] = state.names.path.array().to_pylist()
     return [_template(path) for path in paths] if state.rules.templates else paths
+
+
+def _template(path: str) -> str:
+    return _remembered_template(path) if len(path) <= _REMEMBERED_PATH_CHARS else template(path)
 
 
 def _saved(state: TrafficState) -> bytes:

@@ -15,6 +15,8 @@ from topics.records import Batch, Emit, Flush
 
 #: Keys of one rollup insert: enough to be cheap, few enough not to hold the loop for long.
 ROLLUP_KEYS = 4_000
+#: A record open for the next flush counts as one row up to so many bytes; most weigh a third of it.
+ROW_BYTES = 1_024
 
 
 @dataclass
@@ -104,7 +106,8 @@ class TrafficFold:
     @property
     def open_rows(self) -> int:
         """See `Fold`."""
-        return self.state.row_count + len(self.state.emits) + len(self.state.dead)
+        state = self.state
+        return max(state.row_count + len(state.emits) + len(state.dead), state.open_bytes // ROW_BYTES)
 
     def figures(self) -> Mapping[str, float]:
         """See `Fold`. Outcomes and clock are of what is committed."""

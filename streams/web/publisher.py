@@ -13,12 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, UnknownTopicOrPartitionError
 
-from topics.partitioning import partitions_of
+from topics import native
 
 #: Key and value of one record.
 Record = tuple[bytes, bytes]
@@ -292,13 +291,9 @@ class _Lane:
 
 def _by_partition(records: _Records, partitions: int) -> list[tuple[int, _Records]]:
     """Records by the partition of their key, in their order."""
-    keys = [record[0] for record in records]
-    offsets = np.zeros(len(keys) + 1, dtype=np.int64)
-    np.cumsum(np.fromiter(map(len, keys), dtype=np.int64, count=len(keys)), out=offsets[1:])
+    places = native.partitions_of(native.texts_of([record[0] for record in records]), partitions).tolist()
     rows: dict[int, list[Any]] = {}
-    for record, partition in zip(
-        records, partitions_of(np.frombuffer(b"".join(keys), np.uint8), offsets, partitions).tolist(), strict=True
-    ):
+    for record, partition in zip(records, places, strict=True):
         rows.setdefault(partition, []).append(record)
     return list(rows.items())
 

@@ -44,6 +44,6 @@ def test_every_marker_of_a_latency_run_is_seen() -> None:
 
 
 def test_an_unknown_system_is_refused_by_name() -> None:
-    done = subprocess.run([*RUN, "traffic", "--systems", "sparks"], capture_output=True, text=True)
+    done = subprocess.run([*RUN, "traffic", "--systems", "sparks"], capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
     assert "sparks" in done.stderr and "bytewax" in done.stderr

@@ -36,7 +36,9 @@ GROUP = "sluiceway-traffic"
 TOPICS = (specs.TRAFFIC_EVENTS, specs.TRAFFIC_DEADLETTER, specs.changelog_name(GROUP), specs.OWNERS)
 #: Where Java's client, and where librdkafka by default, places a key.
 JAVA, CRC32 = "murmur2_random", "consistent_random"
-_TIMEOUT_S = 20.0
+_TIMEOUT_S = 60.0
+#: When all records must have been read, or sent and acknowledged, seconds.
+_ALL_S = 120.0
 
 
 class Source:
@@ -115,7 +117,9 @@ class Source:
         found: list[Record] = []
         for partition, (start, end) in enumerate(zip(starts, ends, strict=True)):
             self._reader.assign([TopicPartition(specs.TRAFFIC_EVENTS, partition, start)])
+            until = time.monotonic() + _ALL_S
             while start < end:
+                assert time.monotonic() < until, f"partition {partition} was read to {start} of {end}"
                 for message in self._reader.consume(end - start, timeout=0.2):
                     assert message.error() is None, message.error()
                     found.append(Record(message.key(), message.value()))
@@ -208,7 +212,7 @@ class Feeder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._abandoned = True
-        self._thread.join()
+        self._join()
 
     @property
     def done(self) -> bool:
@@ -218,8 +222,12 @@ class Feeder:
     def finish(self) -> None:
         """Send the rest without a pause and wait until Kafka has all."""
         self._rate_s = None
-        self._thread.join()
+        self._join()
         assert not self._failed, f"{len(self._failed)} records were not taken: {self._failed[0]}"
+
+    def _join(self) -> None:
+        self._thread.join(_ALL_S)
+        assert self.done, f"Kafka did not take the records within {_ALL_S:.0f} s"
 
     def _run(self) -> None:
         started, sent, chunk = time.monotonic(), 0, 100

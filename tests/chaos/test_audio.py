@@ -11,7 +11,7 @@ import pytest
 from compose.local.stack import LocalStack
 from tests.audiostack import Run, Session, audio_run, new_session, noise
 from topics import specs
-from topics.audio import Chunk, Close, Store
+from topics.audio import Chunk, Close, Store, Tier
 from topics.audio_events import SegmentStored, SessionClosed, session_prefix
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
@@ -73,6 +73,38 @@ def test_a_kill_at_any_point_changes_no_recording(stack: LocalStack, tmp_path: P
         assert run.worker.fired() == run.worker.planned()
         assert run.worker.codes == [-9] * len(FAULTS)
         print(f"chaos: audio kills: sessions={len(sessions)}, kills={len(FAULTS)}, differences=0")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("tier", Tier)
+def test_a_session_of_45_minutes_sent_fast_and_killed_twice(stack: LocalStack, tmp_path: Path, tier: Tier) -> None:
+    how = {"audio_upload_after_s": 60.0, "audio_reorder_s": 2.0, "audio_silence_s": 30.0, "audio_session_idle_s": 600.0}
+    with audio_run(stack, tmp_path, **how, audio_window_s=120.0, audio_memory_mb=64, audio_part_mb=8) as run:
+        session, started, peak = new_session(0, tier=tier), time.monotonic(), 0
+        run.talker.say(session.opened)
+        for seq in range(45 * 60 * 1000 // 128):
+            session.chunks[seq] = noise(0, seq, session.opened)
+            run.talker.say(Chunk(session.id, seq, 0, None, session.chunks[seq]))
+            if seq in (7_000, 14_000):
+                run.talker.flush()
+                run.until(lambda seq=seq: (run.state(session).get("stored_seq") or 0) > seq - 3_000, "it follows")
+                run.worker.signal(9)
+            if seq % 500 == 0:
+                run.talker.flush()
+                run.worker.look()
+                peak = max(peak, run.worker.rss_bytes)
+        run.talker.say(Close(session.id))
+        run.talker.flush()
+        run.until(lambda: run.state(session).get("status") == "closed", "it is closed", 180)
+        peak = max(peak, run.worker.rss_bytes)
+        seconds = time.monotonic() - started
+        run.until(lambda: not run.objects(f"{session_prefix(session.id)}segments/"), "segments are removed")
+        manifest = run.assert_recorded(session, [])
+        assert manifest.duration_ms == len(session.chunks) * 128
+        print(
+            f"chaos: audio 45 minutes: tier={tier}, {seconds=:.0f}, peak_mb={peak >> 20}, bytes={manifest.size_bytes}"
+        )
+        assert peak < 450 << 20
 
 
 def test_an_object_store_that_is_away_costs_time_and_nothing_else(stack: LocalStack, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from compose.local.process import dying_with_parent, log_tail
 from compose.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+#: A process that was killed is gone by then, seconds.
+_GONE_S = 30.0
 #: The stream's own process, so that its exit code is seen; SUPERVISED is what an operator starts.
 CHILD = ("compose.cli", "worker", "--streams", "traffic", "--child")
 SUPERVISED = ("compose.cli", "worker", "--streams", "traffic")
@@ -137,7 +139,7 @@ class Worker:
         for process in family:
             process.kill()
         self._process.kill()
-        self._process.wait()
+        self._process.wait(_GONE_S)
         self.look()
 
     def log(self) -> str:

@@ -99,7 +99,7 @@ def test_one_slow_query_does_not_hold_up_others(stack: LocalStack, client: Clien
         for _ in range(20):
             client.query("SELECT 1")
         assert not slow.done()
-        slow.result()
+        slow.result(60)
 
 
 def test_set_lasts_for_its_session_alone(stack: LocalStack) -> None:
@@ -274,7 +274,7 @@ def test_a_large_insert_does_not_fill_memory(stack: LocalStack, client: Client, 
         insert = pool.submit(client.raw_insert, table, ["a", "s"], file, settings=small, fmt="TSV")
         while wait([insert], timeout=0.05).not_done:
             peak = max(peak, process.memory_info().rss)
-        insert.result()
+        insert.result(0)
     assert _count(client, table) == rows
     assert peak - before < 420e6, f"{(peak - before) / 1e6:.0f} MB for {os.path.getsize(path) / 1e6:.0f} MB of rows"
 
@@ -309,7 +309,8 @@ def test_streaming_gives_all_rows(client: Client) -> None:
 
 def test_curl_gets_what_it_would_from_a_server(stack: LocalStack, client: Client, table: str) -> None:
     server = stack.clickhouse
-    with urllib.request.urlopen(f"{server.url}/?query=SELECT%201%20AS%20x%20FORMAT%20JSONEachRow") as answer:
+    url = f"{server.url}/?query=SELECT%201%20AS%20x%20FORMAT%20JSONEachRow"
+    with urllib.request.urlopen(url, timeout=20) as answer:
         assert (answer.read(), answer.headers["X-ClickHouse-Format"]) == (b'{"x":1}\n', "JSONEachRow")
         assert answer.headers["X-ClickHouse-Timezone"] in ("UTC", "Etc/UTC")
         assert json.loads(answer.headers["X-ClickHouse-Summary"])["result_rows"] == "1"

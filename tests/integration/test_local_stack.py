@@ -37,6 +37,7 @@ from compose.local.s3 import S3
 from compose.local.stack import LocalStack
 from compose.settings import Settings, load
 from tests.disks import small_disk
+from tests.pipes import first_line
 
 pytestmark = pytest.mark.stack
 
@@ -125,12 +126,12 @@ def test_a_dead_member_is_replaced_after_its_short_session(settings: Settings) -
     script = (
         "import sys, time; from confluent_kafka import Consumer\n"
         f"c = Consumer({options!r}); c.subscribe(['sessions'])\n"
-        "while not c.assignment(): c.poll(0.1)\n"
-        "print('mine', flush=True); time.sleep(60)\n"
+        f"end = time.monotonic() + {DEADLINE_S}\n"
+        "while not c.assignment() and time.monotonic() < end: c.poll(0.1)\n"
+        "print('mine' if c.assignment() else 'none', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == b"mine\n"
+        assert first_line(first.stdout, 2 * DEADLINE_S) == b"mine\n"
         first.kill()
     second = Consumer(options)
     second.subscribe(["sessions"])
@@ -255,7 +256,8 @@ def test_servers_outlive_the_thread_that_started_them(tmp_path: Path) -> None:
     server = S3(tmp_path, free_port())
     thread = threading.Thread(target=server.start)
     thread.start()
-    thread.join()
+    thread.join(DEADLINE_S)
+    assert not thread.is_alive()
     try:
         time.sleep(0.3)  # the signal that must not come has no event to wait for
         assert server.alive
@@ -273,8 +275,7 @@ def test_servers_die_with_their_parent(tmp_path: Path) -> None:
         "print(server.pid, flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        server = psutil.Process(int(parent.stdout.readline()))
+        server = psutil.Process(int(first_line(parent.stdout, DEADLINE_S)))
         assert server.is_running()
         parent.send_signal(signal.SIGKILL)
     _until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, "the server's end")

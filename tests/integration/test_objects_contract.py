@@ -204,7 +204,8 @@ async def test_many_are_deleted_in_few_requests(
     monkeypatch.setattr("sinks.objects.whole._DELETES_MAX", 10)
     keys = [f"{key}/{number} <&\">' ü+%20" for number in range(23)]
     await asyncio.gather(*[bucket.put(one, b"data") for one in [*keys, f"{key}/kept"]])
-    store.proxy.refuse("DeleteObjects", 2)
+    store.proxy.refuse("DeleteObjects", 1)
+    store.proxy.fail_keys()
     await bucket.delete_many([*keys, f"{key}/never there"])
     await bucket.delete_many(keys)
     await bucket.delete_many([])
@@ -399,6 +400,21 @@ async def test_parts_make_an_object_whatever_their_order(bucket: Bucket, key: st
     await _is_there(bucket, key, PARTS)
 
 
+async def test_the_first_part_may_come_last_however_large_the_object(store: ObjectStore, key: str) -> None:
+    """More than a server may want to hold back: 288 MiB."""
+    if store.name == "strict":
+        pytest.skip("the server behind the strict proxy is the embedded one")
+    bucket = Bucket(replace(store.address, endpoint=f"http://127.0.0.1:{store.server.port}"), _Impatient())
+    upload = await bucket.upload(key, 48 << 20)
+    async with asyncio.timeout(60):
+        for number in (2, 3, 4, 5, 6, 7, 1):
+            await upload.part(number, bytes([number]) * (48 << 20 if number < 7 else 1))
+        await upload.complete()
+    assert await bucket.get_range(key, (48 << 20) - 1, (48 << 20) + 1) == b"\x01\x02"
+    await bucket.delete(key)
+    await bucket.close()
+
+
 async def test_parts_go_side_by_side(bucket: Bucket, store: ObjectStore, key: str) -> None:
     upload = await bucket.upload(key, PART)
     await asyncio.gather(*[upload.part(number, data) for number, data in enumerate(PARTS, 1)])
@@ -477,6 +493,18 @@ async def test_completing_is_made_again_until_it_holds(
     assert info.size_bytes == sum(map(len, PARTS))
     assert store.proxy.parts() == [1, 2, 3], "a lost answer is no lost upload"
     await _is_there(bucket, key, PARTS)
+
+
+async def test_completing_may_be_given_up_and_asked_again(bucket: Bucket, store: ObjectStore, key: str) -> None:
+    upload = await bucket.upload(key, PART)
+    await _sent(upload, PARTS)
+    store.proxy.slow("HeadObject", 1.0)
+    given_up = asyncio.create_task(upload.complete())
+    await _until(lambda: store.proxy.count("HeadObject") == 1)
+    given_up.cancel()
+    await asyncio.wait([given_up])
+    assert (await upload.complete()).size_bytes == sum(map(len, PARTS))
+    assert store.proxy.parts() == [1, 2, 3]
 
 
 async def test_another_process_goes_on_from_the_parts_that_are_there(

@@ -99,7 +99,8 @@ class Worker:
     async def take_over(self) -> PartitionRunner:
         runner = PartitionRunner(self.context, 0)
         self.runners.append(runner)
-        await runner.ready.wait()
+        async with asyncio.timeout(20):
+            await runner.ready.wait()
         return runner
 
 
@@ -171,7 +172,8 @@ async def new_worker(
         try:
             yield worker
         finally:
-            await asyncio.gather(*(runner.close() for runner in worker.runners))
+            async with asyncio.timeout(20):
+                await asyncio.gather(*(runner.close() for runner in worker.runners))
 
 
 def count(runner: PartitionRunner) -> int:
@@ -258,7 +260,8 @@ async def test_a_take_over_ends_although_its_cancellation_is_swallowed(
     async with new_worker(stack) as worker:
         monkeypatch.setattr(partition, "read_changelog", read)
         runner = PartitionRunner(worker.context, 0)
-        await reading.wait()
+        async with asyncio.timeout(20):
+            await reading.wait()
         async with asyncio.timeout(10):
             await runner.close()
         assert not worker.failures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from compose import worker as composed
@@ -18,7 +20,9 @@ from compose.logs import set_up_logs
 from compose.settings import load
 from tests.chaos.source import GROUP, Source
 from tests.chaos.workers import Worker
+from tests.traffic import event
 from tests.warehouse import new_database
+from topics.specs import TRAFFIC_EVENTS
 
 pytestmark = pytest.mark.stack
 
@@ -82,6 +86,33 @@ def test_a_spare_worker_is_there_when_it_is_needed(
     holder, other = (owner, spare) if owner.owns() else (spare, owner)
     holder.kill()
     until(lambda: other.owns() == {0}, "the spare worker took over")
+
+
+async def test_an_open_transaction_keeps_the_partition_from_counting_as_read(
+    stack: LocalStack, lone_partition: Source, new_worker: Callable[[], Worker]
+) -> None:
+    worker = new_worker()
+    until(lambda: worker.owns() == {0}, "the worker owns the partition")
+    sink = composed.clickhouse(worker.settings)
+    sql = f"SELECT current, end_offset FROM {sink.qualified('stream_progress')} WHERE stream = 'traffic'"
+
+    async def shows(current: bool, end: int) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not any(tuple(row) == (current, end) for row in await sink.query(sql)):  # noqa: ASYNC110 - a server's state
+                await asyncio.sleep(0.1)
+
+    producer = Producer({"bootstrap.servers": stack.kafka.bootstrap, "transactional.id": "held-open", "log_level": 0})
+    try:
+        await shows(current=True, end=0)
+        producer.init_transactions(DEADLINE_S)
+        producer.begin_transaction()
+        producer.produce(TRAFFIC_EVENTS, event("held"), b"held")
+        producer.flush(DEADLINE_S)
+        await shows(current=False, end=1)
+        producer.commit_transaction(DEADLINE_S)
+        await shows(current=True, end=2)
+    finally:
+        await sink.close()
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ import pytest
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
 from compose.settings import Settings
+from tests.pipes import first_line
 
 pytestmark = pytest.mark.stack
 
@@ -46,7 +47,7 @@ def _up(settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.wait(STOP_S)
 
 
 def _environ(settings: Settings) -> dict[str, str]:
@@ -61,8 +62,7 @@ def _until(true: Callable[[], bool], deadline_s: float, what: str) -> None:
 
 
 def _ready(process: subprocess.Popen[bytes], log: Path) -> None:
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n", log.read_text()[-3000:]
+    assert first_line(process.stdout, READY_S) == b"ready\n", log.read_text()[-3000:]
 
 
 def _named(process: subprocess.Popen[bytes], words: str) -> psutil.Process:
@@ -86,7 +86,8 @@ def _send(settings: Settings, event_id: str, path: str) -> None:
     event |= {"status": 200, "client_ip": "192.0.2.1"}
     url = f"http://127.0.0.1:{settings.gateway_port}/api/events"
     headers = {"Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(url, json.dumps([event]).encode(), headers)) as answer:
+    request = urllib.request.Request(url, json.dumps([event]).encode(), headers)
+    with urllib.request.urlopen(request, timeout=20) as answer:
         assert json.load(answer)["accepted"] == 1
 
 
@@ -150,7 +151,8 @@ def test_up_stops_while_it_starts(tmp_path: Path) -> None:
 
 def test_up_says_what_is_in_its_way(stack: LocalStack) -> None:
     command = [sys.executable, "-m", "compose.cli", "up"]
-    second = subprocess.run(command, env=_environ(_settings(stack.data_dir)), capture_output=True, text=True)
+    environ = _environ(_settings(stack.data_dir))
+    second = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=READY_S)
     assert second.returncode == 1
     assert second.stderr.startswith(f"sluiceway: The data folder {stack.data_dir} is held by a running stack")
     assert f"process {os.getpid()}" in second.stderr

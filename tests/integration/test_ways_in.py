@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from typer.testing import CliRunner
 
+from compose.commands import gateway as gateway_command
 from compose.commands.gateway import serve_gateway
 from compose.commands.replay_log import replay_log
-from compose.kafka import kafka_access
+from compose.kafka import kafka_access, traffic_publisher
 from compose.local.generate import Shape, generate_events, generate_log
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
@@ -155,7 +157,8 @@ async def test_what_waits_for_a_slow_kafka_is_bounded(stack: LocalStack, setting
             done, pending = await asyncio.wait(waiting, timeout=0.5)
             assert (len(done), len(pending)) == (11, 9)
             assert all("slower than its input" in str(t.exception()) for t in done)
-            await asyncio.wait(pending)
+            _, pending = await asyncio.wait(pending, timeout=10)
+            assert not pending
         finally:
             stack.kafka.signal(signal.SIGCONT)
 
@@ -185,15 +188,20 @@ async def test_nothing_confirmed_is_lost_when_kafka_dies_under_load(
             await under_way.wait()
         stack.kafka.kill()
         await asyncio.to_thread(stack.kafka.start)
-        await asyncio.gather(*senders)
+        async with asyncio.timeout(60):
+            await asyncio.gather(*senders)
         assert await until_published(made, records[:1]) >= 1
     stored = {r.key for rs in (await read(settings, topic)).values() for r in rs}
     assert {key for key, _ in confirmed} <= stored
 
 
 async def test_a_202_means_that_kafka_has_them(
-    stack: LocalStack, settings: Settings, events_from: Callable[[], Awaitable[list[Any]]]
+    stack: LocalStack,
+    settings: Settings,
+    events_from: Callable[[], Awaitable[list[Any]]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(gateway_command, "traffic_publisher", partial(traffic_publisher, limits=QUICK))
     served = stack.settings(gateway_port=0)
     values = [value for _, value in generate_events(3, 2_000, Shape(NOW_MS, malformed=0.01))]
     body = gzip.compress(b"\n".join(values))
@@ -247,8 +255,9 @@ async def test_what_is_in_flight_at_shutdown_is_answered(
             assert not post.done()
         finally:
             stack.kafka.signal(signal.SIGCONT)
-        assert (await post).status == 202
-        await closing
+        async with asyncio.timeout(20):
+            assert (await post).status == 202
+            await closing
     assert len(await events_from()) == len(values)
 
 

@@ -17,6 +17,7 @@ from streams.audio.containers.ogg import PageReader
 from streams.audio.containers.ogg_opus import OggOpusReader, OggOpusWriter, OpusHead
 from streams.audio.containers.recording import new_recording
 from streams.audio.containers.wav import WavReader
+from streams.audio.containers.window import window_wav
 from tests.audio import cut
 from topics.audio import Format, Open, Store, Tier
 from topics.opus import packet_samples
@@ -275,3 +276,17 @@ def test_a_recording_as_received_holds_its_bytes(made: list[bytes], stream: byte
         b"".join([as_received.start(), *(as_received.add(b) for b in cut(stream, [5])), as_received.finish()]) == stream
     )
     assert as_received.md5 == hashlib.md5(stream).hexdigest() and as_received.duration_ms is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(Format),
+    st.lists(
+        st.binary(max_size=60) | st.binary(max_size=60).map(lambda rest: b"\xff\xf8\x19\x08\0" + rest), max_size=4
+    ),
+)
+def test_any_bytes_as_a_window_give_a_wav_or_an_error(format: Format, chunks: list[bytes]) -> None:
+    with suppress(BadAudio):
+        reader = WavReader()
+        reader.feed(window_wav(Open("s", "", format, 16_000, 2, Tier.STANDARD, Store.ASIS), chunks))
+        reader.finish()

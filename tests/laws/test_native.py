@@ -18,6 +18,7 @@ from streams.traffic.columns import _LIMITS, decode_batch
 from tests.recordbatch import Raw, plain_records
 from tests.traffic import DAY_MS, event
 from topics import native
+from topics.headers import header, write_headers
 from topics.partitioning import partition_of
 from topics.traffic import TrafficEvent, decode
 
@@ -83,6 +84,31 @@ def test_a_dictionary_grows_past_what_it_began_with() -> None:
     keys = [b"%d" % (i % 70_000) * (1 + i % 3) for i in range(210_000)]
     words, known = native.Words(), dict[bytes, int]()
     assert words.codes(native.texts_of(keys)).tolist() == [known.setdefault(key, len(known)) for key in keys]
+
+
+_NAMES = st.sampled_from(["producer", "Producer", "producer2", "prod", "", "ünï"])
+_HEADERS = st.lists(st.tuples(_NAMES, st.none() | st.binary(max_size=5) | st.just(b"x" * 100)), max_size=5)
+
+
+@given(st.lists(_HEADERS, max_size=8))
+def test_the_first_header_of_a_name_is_found(records: list[list[tuple[str, bytes | None]]]) -> None:
+    found = native.header_of(native.texts_of([write_headers(headers) for headers in records]), b"producer")
+    values = [None if found.size[i] < 0 else found.bytes_of(i) for i in range(len(records))]
+    assert values == [header(headers, "producer") for headers in records]
+
+
+@settings(max_examples=200, deadline=None)
+@given(_HEADERS, st.data())
+def test_looking_for_a_header_stays_inside_the_record(
+    headers: list[tuple[str, bytes | None]], data: st.DataObject
+) -> None:
+    raw = bytearray(write_headers(headers))
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(raw)))
+        raw[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
+    with at_the_edge(bytes(raw)) as view:
+        found = native.header_of(native.Texts(view, np.array([0]), np.array([len(view)])), b"producer")
+        assert found.size[0] < 0 or found.at[0] + found.size[0] <= len(view)
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 9), max_size=300))
@@ -162,8 +188,10 @@ def test_a_splitter_stays_inside_its_batch(data: st.DataObject) -> None:
         payload[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
     count = data.draw(st.sampled_from([0, 3, 5, 2**31 - 1]))
     with at_the_edge(bytes(payload)) as view:
-        columns, whole = native.split_records(view, count, 0, 0, 0)
+        columns, whole = native.split_records(view, count, 0, 7, 10, 0)
     assert whole == (columns.shape[1] == count)
+    offsets = columns[native.OFFSET].tolist()
+    assert offsets == sorted(set(offsets) & {7, 8, 9})
     for at, size in ((native.KEY_AT, native.KEY_SIZE), (native.VALUE_AT, native.VALUE_SIZE), (native.HEADERS_AT, 7)):
         assert (columns[at] >= 0).all()
         assert (columns[size] >= -1).all()

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import imageio_ffmpeg
+import numpy as np
 import pytest
 
 from streams.audio.containers import flac, wav
@@ -19,6 +20,7 @@ from streams.audio.containers.ogg import PageReader
 from streams.audio.containers.ogg_opus import OggOpusReader, OggOpusWriter
 from streams.audio.containers.recording import new_recording
 from streams.audio.containers.wav import WavReader
+from streams.audio.containers.window import window_wav
 from tests.audio import SPEECH, SPEECH_FLAC, blocks, decoded, encoded, ffmpeg, needs_speech, sound
 from topics.audio import Format, Open, Store, Tier
 
@@ -30,7 +32,7 @@ def probed(data: bytes, tmp_path: Path) -> str:
     path = tmp_path / "probed"
     path.write_bytes(data)
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", str(path)]
-    return subprocess.run(command, capture_output=True, check=False, text=True).stderr
+    return subprocess.run(command, capture_output=True, check=False, text=True, timeout=60).stderr
 
 
 def opened(format: Format, store: Store, rate: int = 16_000, channels: int = 1) -> Open:
@@ -139,7 +141,7 @@ def test_over_four_gigabytes_a_wav_is_rf64(tmp_path: Path) -> None:
     path.write_bytes(header + pcm)
     os.truncate(path, len(header) + size)
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", str(path)]
-    said = subprocess.run(command, capture_output=True, check=False, text=True).stderr
+    said = subprocess.run(command, capture_output=True, check=False, text=True, timeout=60).stderr
     assert header[:4] == b"RF64" and "Duration: 05:00:00.00" in said
     assert ffmpeg("-i", str(path), "-t", "1", "-f", "s16le", "pipe:1") == pcm
     reader = WavReader()
@@ -282,3 +284,77 @@ def test_ogg_of_another_codec_has_no_opus() -> None:
 def test_what_is_no_packet_is_not_written(packet: bytes) -> None:
     with pytest.raises(BadAudio, match="no Opus packet"):
         OggOpusWriter(48_000, 1, 0).add(packet)
+
+
+# -- the window --------------------------------------------------------------------------------------------------------
+
+
+def pcm_of(file: bytes) -> tuple[int, int, bytes]:
+    reader = WavReader()
+    pcm = reader.feed(file)
+    reader.finish()
+    return reader.rate, reader.channels, pcm
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_a_window_of_pcm_is_its_bytes(channels: int) -> None:
+    pcm = sound(0.5, 16_000, channels)
+    found = window_wav(opened(Format.PCM_S16LE, Store.FLAC, 16_000, channels), list(blocks(pcm, 4_096)))
+    assert pcm_of(found) == (16_000, channels, pcm)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_window_of_opus_sounds_as_the_whole_does(channels: int) -> None:
+    """From the middle of a session; a decoder needs 80 ms to find its feet (RFC 7845, section 4.6)."""
+    whole = encoded(sound(4, 48_000, channels), 48_000, channels, *OPUS)
+    _, packets = packets_of(whole)
+    rate, found_channels, pcm = pcm_of(window_wav(opened(Format.OPUS, Store.ASIS, 48_000, channels), packets[100:150]))
+    assert (rate, found_channels, len(pcm)) == (48_000, channels, 48_000 * 2 * channels)
+    start, settled = (100 * 960 - 312) * 2 * channels, 80 * 48 * 2 * channels
+    wanted = np.frombuffer(decoded(whole)[start + settled :][: len(pcm) - settled], "<i2").astype(float)
+    heard = np.frombuffer(pcm[settled:], "<i2").astype(float)
+    assert np.sqrt(np.mean((heard - wanted) ** 2)) < 0.02 * np.sqrt(np.mean(wanted**2))
+
+
+@pytest.mark.parametrize(("rate", "channels"), SHAPES)
+def test_a_window_of_flac_is_a_stretch_of_its_pcm(rate: int, channels: int) -> None:
+    pcm = sound(2, rate, channels)
+    for file in (flac_of(pcm, rate, channels, 50_000), encoded(pcm, rate, channels, "-c:a", "flac", "-f", "flac")):
+        chunks = list(blocks(file, 1_000))
+        session = opened(Format.FLAC, Store.ASIS, rate, channels)
+        assert pcm_of(window_wav(session, chunks)) == (rate, channels, pcm)
+        found = pcm_of(window_wav(session, chunks[len(chunks) // 4 : len(chunks) * 3 // 4]))
+        assert found[:2] == (rate, channels)
+        assert len(found[2]) > len(pcm) // 4 and found[2] in pcm
+
+
+def test_what_only_looks_like_a_frame_is_passed_over() -> None:
+    """A frame's first bytes occur within frames; its checksum tells."""
+    file = flac_of(sound(0.5, 16_000, 1), 16_000, 1, 4_096)
+    first = flac.frame_header(file)
+    assert first is not None and first[1] == 16
+    frames = file[first[0] :]
+    for like in (b"\xff", b"\xff\xff", frames[:5] + bytes([frames[5] ^ 1]), b"\xff\xf8\x59\x0c\x01\x00"):
+        assert flac.frame_header(like + frames) == (len(like), 16)
+    for cut_off in (b"", frames[:1], frames[:5], frames[1:40]):
+        assert flac.frame_header(cut_off) is None
+
+
+@needs_speech
+def test_a_window_of_recorded_flac_is_a_stretch_of_it() -> None:
+    file = SPEECH_FLAC.read_bytes()
+    rate, channels, pcm = pcm_of(window_wav(opened(Format.FLAC, Store.ASIS), [file]))
+    assert pcm == decoded(file)
+    session = opened(Format.FLAC, Store.ASIS, rate, channels)
+    found = pcm_of(window_wav(session, list(blocks(file[400_000:800_000], 4_096))))
+    assert found[:2] == (rate, channels) and len(found[2]) > len(pcm) // 4 and found[2] in pcm
+
+
+@pytest.mark.parametrize("format", [Format.FLAC, Format.OPUS])
+@pytest.mark.parametrize("chunks", [[], [b"\xff" * 4_096], [b"fLaC" + bytes(50)], [b"\xff\xf8\x19\x08" + bytes(90)]])
+def test_a_window_of_what_is_none_is_an_error_or_silence(format: Format, chunks: list[bytes]) -> None:
+    try:
+        _, _, pcm = pcm_of(window_wav(opened(format, Store.ASIS), chunks))
+    except BadAudio:
+        return
+    assert (format is Format.OPUS and not any(pcm)) or len(pcm) < 100_000

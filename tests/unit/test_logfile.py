@@ -52,10 +52,11 @@ def test_a_survey_finds_count_and_newest_time(tmp_path: Path) -> None:
 def test_a_pipe_is_read_twice(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_bytes, args=(b"a\nb\na\n",))
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"a\nb\na\n",), daemon=True)
     writer.start()
     log = LogFile(str(pipe))
-    writer.join()
+    writer.join(10)
+    assert not writer.is_alive()
     assert list(log.lines(lambda _: None)) == list(log.lines(lambda _: None)) == [b"a", b"b", b"a"]
 
 

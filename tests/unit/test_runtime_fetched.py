@@ -88,6 +88,39 @@ def test_bytes_after_the_last_record_cost_none_of_them() -> None:
     assert (_values(batch), batch.unreadable) == ([b"1", b"2"], ())
 
 
+@pytest.mark.parametrize(
+    ("deltas", "read"),
+    [
+        ([0, 0, 1], 1),
+        ([1, 0, 2], 1),
+        ([2, 0, 1], 1),
+        ([-1, 0, 1], 0),
+        ([3, 4, 5], 0),
+        ([0, 1, 2**62], 2),
+        ([0, 2, 1], 2),
+    ],
+    ids=str,
+)
+def test_offsets_out_of_turn_are_poison(deltas: list[int], read: int) -> None:
+    """Brokers take them in batches that are not compressed; a reader that went by them would skip records in silence."""
+    sent = [Raw(b"k", b"%d" % i, delta=delta) for i, delta in enumerate(deltas)]
+    data = record_batch(sent, base_offset=5, append_ms=9)
+    batch = _decoded(data + record_batch([Raw(b"k", b"after")], base_offset=8), position=5)
+    assert batch.offsets.tolist() == [*(5 + delta for delta in deltas[:read]), 8]
+    (piece,) = batch.unreadable
+    first = min(batch.offsets[read - 1] + 1, 7) if read else 5
+    assert (piece.first_offset, piece.next_offset, piece.data) == (first, 8, data)
+    assert "its offsets" in piece.error
+
+
+def test_a_number_too_long_for_a_word_is_poison() -> None:
+    too_long = b"\x82" + b"\x80" * 8 + b"\x02"  # 1 in its low 64 bits
+    data = record_batch([Raw(b"k", b"1"), Raw(b"k", b"2", (("producer", b"edge"),), count=too_long)])
+    batch = _decoded(data)
+    assert [(r.value, tuple(r.headers)) for r in batch.records()] == [(b"1", ())]
+    assert [piece.first_offset for piece in batch.unreadable] == [1]
+
+
 def test_a_wrong_checksum_is_no_poison_but_a_fault() -> None:
     data = bytearray(record_batch([Raw(b"k", b"v")]))
     data[-1] ^= 1

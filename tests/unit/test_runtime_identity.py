@@ -36,7 +36,7 @@ async def _settle() -> None:
 
 
 def _run(scenario: Any) -> None:
-    asyncio.run(scenario())
+    asyncio.run(asyncio.wait_for(scenario(), 10))
 
 
 def test_questions_that_wait_together_share_one_answer() -> None:

@@ -61,7 +61,7 @@ class _Worker:
         self.metrics = StreamMetrics("traffic", CollectorRegistry())
         self.runners = {0: _Runner(process, self.metrics.partition(0))}
 
-    async def log_ends(self, partitions: list[int]) -> dict[int, int]:
+    async def written_ends(self, partitions: list[int]) -> dict[int, int]:
         return {p: self.runners[p].expected for p in partitions}
 
 
@@ -93,4 +93,4 @@ def test_a_round_asked_for_while_one_is_under_way_promises_only_what_is_written(
         assert max(store.promises)[0] == 9
         assert all(written >= offset for offset, written in store.promises), store.promises
 
-    asyncio.run(scenario())
+    asyncio.run(asyncio.wait_for(scenario(), 10))

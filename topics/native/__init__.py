@@ -47,7 +47,8 @@ def _kernel(name: str, result: Any, *arguments: Any) -> Any:
 
 
 _P, _N = c_void_p, c_int64
-_records = _kernel("sw_records", c_int64, _P, _N, _N, _N, _N, _N, _P)
+_records = _kernel("sw_records", c_int64, _P, _N, _N, _N, _N, _N, _N, _P)
+_header = _kernel("sw_header", None, _P, _P, _P, _N, _P, _N, _P, _P)
 _partitions = _kernel("sw_partitions", None, _P, _P, _P, _N, _N, _P)
 _digests = _kernel("sw_digests", None, _P, _P, _P, _N, _P)
 _words_new = _kernel("sw_words_new", c_void_p, c_uint64)
@@ -105,16 +106,28 @@ def texts_of(strings: list[bytes]) -> Texts:
     return Texts(np.frombuffer(b"".join(strings), dtype=np.uint8), np.cumsum(size) - size, size)
 
 
-def split_records(payload: U8, count: int, base: int, base_offset: int, first_ms: int) -> tuple[I64, bool]:
+def split_records(
+    payload: U8, count: int, base: int, base_offset: int, next_offset: int, first_ms: int
+) -> tuple[I64, bool]:
     """The records of one batch, decompressed: int64[8, n] (`OFFSET` to `HEADERS_SIZE`), and whether all `count` were read.
 
     Places are counted from `base` before the payload; a size of -1 is null. Headers are as they lie in the record, their
-    count first, or of size 0. What follows the first record that makes no sense is left out.
+    count first, or of size 0. What follows the first record that makes no sense is left out, as does one whose offset is
+    not in `base_offset` to `next_offset` or not above the one before.
     """
     room = max(0, min(count, len(payload) // _RECORD_BYTES))
     columns = np.empty((8, room), dtype=np.int64)
-    read = _records(_at(payload), len(payload), room, base, base_offset, first_ms, _at(columns))
+    offsets = next_offset - base_offset
+    read = _records(_at(payload), len(payload), room, base, base_offset, offsets, first_ms, _at(columns))
     return columns[:, :read], read == count
+
+
+def header_of(headers: Texts, name: bytes) -> Texts:
+    """The first value of header `name` of each of n records, of size -1 for none or null; `headers` as in records."""
+    at, size = np.empty(len(headers), dtype=np.int64), np.empty(len(headers), dtype=np.int64)
+    wanted = np.frombuffer(name, dtype=np.uint8)
+    _header(*_texts(headers), _at(wanted), len(wanted), _at(at), _at(size))
+    return Texts(headers.data, at, size)
 
 
 def partitions_of(keys: Texts, partitions: int) -> I64:
@@ -152,6 +165,11 @@ class Words:
     def __len__(self) -> int:
         return int(_words_count(self._words))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all words."""
+        return int(_words_bytes(self._words))
+
     def codes(self, texts: Texts) -> I32:
         """The code of each of n strings, -1 for an absent one. Raises MemoryError."""
         out = np.empty(len(texts), dtype=np.int32)
@@ -166,7 +184,7 @@ class Words:
     def buffers(self) -> tuple[I32, U8]:
         """Where each of n words begins and the last ends, int32[n + 1], and their bytes."""
         offsets = np.empty(len(self) + 1, dtype=np.int32)
-        data = np.empty(int(_words_bytes(self._words)), dtype=np.uint8)
+        data = np.empty(self.nbytes, dtype=np.uint8)
         _words_copy(self._words, _at(data), _at(offsets))
         return offsets, data
 

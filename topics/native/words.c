@@ -67,6 +67,7 @@ static int rehashed(Words *w) {
 /* Make room for one more word of `size` bytes. */
 static int reserved(Words *w, int64_t size) {
     int64_t used = w->count ? w->ends[w->count - 1] : 0;
+    if (used + size > INT32_MAX) return 0; /* `sw_words_copy` names places by int32, as Arrow does */
     if (used + size > w->held_bytes) {
         int64_t wanted = 2 * (used + size);
         if (!roomier((void **)&w->bytes, wanted)) return 0;

@@ -11,13 +11,11 @@ import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-import soundfile
-
 from streams.audio.containers.errors import BadAudio
+from streams.audio.containers.forward import ForwardFile, Unreadable
 
 #: `fLaC`, a block header and STREAMINFO: what is only known at the end. The same for every stream.
 HEAD_BYTES = 42
-_READ_FRAMES = 16_384
 
 
 class FlacEncoder:
@@ -33,7 +31,7 @@ class FlacEncoder:
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._pcm_bytes = 0
         self._out = _Tape()
-        self._file = _Stream(self._out, "w", rate, channels, "PCM_16", format="FLAC")
+        self._file = ForwardFile(self._out, "w", rate, channels, "PCM_16", format="FLAC")
 
     @property
     def md5(self) -> str:
@@ -63,7 +61,7 @@ class FlacEncoder:
         self._file.close()
         tail = self._out.take()
         if not self._pcm_bytes:  # libFLAC writes nothing then
-            self._out.head[:] = _empty_head(*self._format)
+            self._out.head[:] = stream_head(*self._format, 16, self._md5.digest())
             return bytes(self._out.head)
         assert self.head[26:] == self._md5.digest(), "libFLAC encoded other PCM than it was given"
         return tail
@@ -72,13 +70,6 @@ class FlacEncoder:
     def head(self) -> bytes:
         """The stream's first HEAD_BYTES, true once it is finished."""
         return bytes(self._out.head)
-
-
-class _Stream(soundfile.SoundFile):  # type: ignore[misc]
-    """A sound file that goes forward only: soundfile would else seek after every block, which some streams cannot."""
-
-    def seekable(self) -> bool:
-        return False
 
 
 class _Tape(io.RawIOBase):
@@ -116,11 +107,48 @@ class _Tape(io.RawIOBase):
         return self._at
 
 
-def _empty_head(rate: int, channels: int) -> bytes:
-    """A whole stream of no samples: STREAMINFO is its last block."""
-    packed = rate << 44 | (channels - 1) << 41 | 15 << 36
-    info = (4_096).to_bytes(2, "big") * 2 + bytes(6) + packed.to_bytes(8, "big")
-    return b"fLaC\x80\x00\x00\x22" + info + hashlib.md5(usedforsecurity=False).digest()
+def stream_head(rate: int, channels: int, bits: int, md5: bytes = bytes(16)) -> bytes:
+    """A head of HEAD_BYTES for frames of any size: it says nothing of how many there are, and no other block follows."""
+    packed = rate << 44 | (channels - 1) << 41 | (bits - 1) << 36
+    return b"fLaC\x80\x00\x00\x22\x00\x10\xff\xff" + bytes(6) + packed.to_bytes(8, "big") + md5
+
+
+def frame_header(data: bytes) -> tuple[int, int] | None:
+    """Where the first frame in `data` begins, and its bits a sample; None if none does."""
+    at = data.find(b"\xff")
+    while 0 <= at < len(data) - 5:
+        header = data[at : at + 16]
+        size = _header_size(header)
+        if size is not None and size < len(header) and _crc8(header[:size]) == header[size]:
+            return at, _SAMPLE_BITS[header[3] >> 1 & 7]
+        at = data.find(b"\xff", at + 1)
+    return None
+
+
+# 0 stands for what STREAMINFO says, which encoders of 16 bits do not use.
+_SAMPLE_BITS = (16, 8, 12, 0, 16, 20, 24, 32)
+
+
+def _header_size(header: bytes) -> int | None:
+    """Bytes of a frame's header before its checksum (RFC 9639, section 9.1); None if these begin no frame."""
+    block, rate = header[2] >> 4, header[2] & 15
+    reserved = header[1] & 0xFE != 0xF8 or header[3] & 1 or header[3] >> 4 > 10 or not block or rate == 15
+    if reserved or not _SAMPLE_BITS[header[3] >> 1 & 7]:
+        return None
+    # The frame's number is coded as UTF-8 is, in up to 7 bytes.
+    ones = 8 - (header[4] ^ 0xFF).bit_length()
+    if ones == 1 or ones == 8:
+        return None
+    return 4 + max(ones, 1) + {6: 1, 7: 2}.get(block, 0) + {12: 1, 13: 2, 14: 2}.get(rate, 0)
+
+
+def _crc8(data: bytes) -> int:
+    register = 0
+    for byte in data:
+        register ^= byte
+        for _ in range(8):
+            register = (register << 1 ^ (0x07 if register & 0x80 else 0)) & 0xFF
+    return register
 
 
 def decode(file: BinaryIO) -> Iterator[bytes]:
@@ -132,17 +160,15 @@ def decode(file: BinaryIO) -> Iterator[bytes]:
     file.seek(0)
     md5, size = hashlib.md5(usedforsecurity=False), 0
     try:
-        with _Stream(file) as source:
+        with ForwardFile(file) as source:
             if source.format != "FLAC" or source.subtype != "PCM_16":
                 raise BadAudio(f"{source.format} of {source.subtype}: 16-bit FLAC is read")
             frame_bytes = 2 * source.channels
-            buffer = bytearray(_READ_FRAMES * frame_bytes)
-            while frames := source.buffer_read_into(buffer, "int16"):
-                block = bytes(memoryview(buffer)[: frames * frame_bytes])
+            for block in source.pcm():
                 md5.update(block)
                 size += len(block)
                 yield block
-    except soundfile.SoundFileError as error:
+    except Unreadable as error:
         raise BadAudio(f"no FLAC stream that can be read: {error}") from error
     _check(head, size // frame_bytes, md5.digest())
 

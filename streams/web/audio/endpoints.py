@@ -85,7 +85,7 @@ _ID: Json = {
 @endpoints.add(
     "GET",
     "/ws/audio/{session_id}",
-    route="/ws/audio/{session_id:.*}",
+    route=r"/ws/audio/{session_id:[\s\S]*}",
     summary="Send audio (WebSocket)",
     parameters=[_ID],
     responses={101: {"description": "The connection is a WebSocket from here on"}},
@@ -137,7 +137,7 @@ async def get_audio(request: web.Request) -> web.Response:
     parameters=[_ID],
     responses={
         200: {
-            "description": "WAV of PCM, Ogg of Opus, the bytes as they came of FLAC",
+            "description": "WAV; Ogg of Opus, and the bytes as they came of FLAC",
             "content": _PLAYED,
         }
     },

@@ -13,20 +13,29 @@ from topics.audio_socket import FRAME_HEADER_BYTES, ErrorCode, ErrorMessage, enc
 MAX_FRAME_BYTES = MAX_CHUNK_BYTES + FRAME_HEADER_BYTES
 _TOO_LARGE = f"a frame has at most {MAX_FRAME_BYTES} bytes: {FRAME_HEADER_BYTES}, and a chunk of {MAX_CHUNK_BYTES}"
 _CLOSE_S = 2.0
+_LINGER_S = 10.0
 
 
 class _Response(web.WebSocketResponse):
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         # aiohttp closes by itself on a frame that is too large; the client is to hear why.
         if code == WSCloseCode.MESSAGE_TOO_BIG and not self.closed:
-            text = encode_message(ErrorMessage(ErrorCode.TOO_LARGE, _TOO_LARGE))
-            try:
-                async with asyncio.timeout(_CLOSE_S):
-                    await self.send_str(text)
-            except (ConnectionError, TimeoutError):
-                pass
-            message = message or b"too_large"
+            await self._explain()
         return await super().close(code=code, message=message, drain=drain)
+
+    async def _explain(self) -> None:
+        """Say that a frame is too large, and read on past it: a connection that is closed over unread bytes is reset, and
+        the client would see that before the words."""
+        transport = self._req.transport if self._req is not None else None
+        try:
+            async with asyncio.timeout(_LINGER_S):
+                await self.send_str(encode_message(ErrorMessage(ErrorCode.TOO_LARGE, _TOO_LARGE)))
+                if self._writer is not None:
+                    await self._writer.close(WSCloseCode.MESSAGE_TOO_BIG, b"too_large")
+                while transport is not None and not transport.is_closing():  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        except (ConnectionError, TimeoutError):
+            pass
 
 
 class Wire:
