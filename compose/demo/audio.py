@@ -15,9 +15,10 @@ from aiohttp import ClientError, ClientSession
 from confluent_kafka import Producer
 
 from compose.audio_client import AudioSender, SendFailed, Sent
-from compose.audiofile import AudioFileError, audio_chunks
+from compose.audio_source import SourceError, read_chunks
 from compose.demo.audio_truth import FoundAudio, SentAudio, audio_differences, md5_of
-from compose.demo.speech import LONG, SHORT, speech_file
+from compose.demo.speech import LONG, SHORT, opus_file, speech_file
+from compose.ffmpeg import FfmpegFailed
 from compose.processes import Processes
 from compose.settings import Settings
 from compose.worker import bucket
@@ -83,7 +84,7 @@ async def run_audio(
         for session in outcome.sessions:
             session.found = await _found(processes, sink, session.opened, folder)
             outcome.problems += audio_differences(session.sent, session.found)
-    except (SendFailed, AudioFileError, _Missing) as error:
+    except (SendFailed, SourceError, FfmpegFailed, _Missing) as error:
         outcome.problems.append(f"audio: {error}")
     except TimeoutError:
         outcome.problems.append(f"audio: the sessions were not sent within {SEND_WITHIN_S:.0f} s")
@@ -107,7 +108,7 @@ async def _look_after(processes: Processes) -> None:
 
 async def _by_socket(url: str, folder: Path, kill: Callable[[str], str], say: Say, outcome: AudioOutcome) -> None:
     """PCM through the gateway, whose worker is killed after a third of it, and which is killed itself after two."""
-    file = speech_file(LONG, folder)
+    file = await speech_file(LONG, folder)
     opened = Open("demo-socket", "demo", Format.PCM_S16LE, 16_000, 1, Tier.STANDARD, Store.FLAC)
     chunks = await _read(file, opened)
     outcome.sessions.append(Session("pcm, socket", opened, SentAudio(opened.session_id, dict(enumerate(chunks)))))
@@ -140,7 +141,8 @@ async def _by_socket(url: str, folder: Path, kill: Callable[[str], str], say: Sa
 async def _by_kafka(settings: Settings, folder: Path, outcome: AudioOutcome) -> None:
     """Opus packets from a plain producer: in small disorder, some of them twice, some never."""
     opened = Open("demo-kafka", "demo", Format.OPUS, 48_000, 1, Tier.STANDARD, Store.ASIS)
-    packets = dict(enumerate(await _read(speech_file(SHORT, folder), opened)))
+    file = await opus_file(await speech_file(SHORT, folder), folder)
+    packets = dict(enumerate(await _read(file, opened)))
     count = len(packets)
     for seq in [*range(count * 2 // 5, count * 2 // 5 + 8), count * 3 // 4]:
         del packets[seq]
@@ -159,7 +161,7 @@ async def _by_kafka(settings: Settings, folder: Path, outcome: AudioOutcome) -> 
 
 
 async def _read(file: Path, opened: Open) -> list[bytes]:
-    return [chunk async for chunk in audio_chunks(str(file), opened.format, opened.rate, opened.channels, False)]
+    return [chunk.data async for chunk in read_chunks(file, opened.format, opened.rate, opened.channels)]
 
 
 def _say(producer: Producer, record: audio.AudioRecord) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
-from compose.audiofile import AudioFileError, ffmpeg_path
+from compose.ffmpeg import ffmpeg
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 LONG = "speech_60s_16k_mono.wav"
@@ -19,25 +18,23 @@ _VOICE = (
 _SOUND = f"aevalsrc=exprs='0.25*{_VOICE}+0.01*(random(0)-0.5)':s=16000:d="
 
 
-def speech_file(name: str, folder: Path, data: Path = DATA) -> Path:
-    """The recording of this name, or one made in `folder`. Raises AudioFileError."""
+async def speech_file(name: str, folder: Path, data: Path = DATA) -> Path:
+    """The recording of this name, or one made in `folder`. Raises FfmpegFailed."""
     recorded = data / name
     if recorded.is_file():
         return recorded
     made = folder / f"made-up-{MADE_S[name]}s.wav"
-    command = [
-        ffmpeg_path(),
-        "-nostdin",
-        "-v",
-        "error",
-        "-y",
-        "-f",
-        "lavfi",
-        "-i",
-        f"{_SOUND}{MADE_S[name]}",
-        str(made),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise AudioFileError(f"ffmpeg made no sound: {done.stderr.strip()[-300:]}")
+    await _run("-f", "lavfi", "-i", f"{_SOUND}{MADE_S[name]}", str(made))
     return made
+
+
+async def opus_file(source: Path, folder: Path) -> Path:
+    """A file's sound as Opus in one channel, made in `folder`. Raises FfmpegFailed."""
+    made = folder / f"{source.stem}.opus"
+    await _run("-i", f"file:{source}", "-map", "0:a:0", "-ac", "1", "-c:a", "libopus", str(made))
+    return made
+
+
+async def _run(*arguments: str) -> None:
+    async with ffmpeg("-y", *arguments) as running:
+        await running.check()

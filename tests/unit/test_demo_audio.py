@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from compose.audiofile import audio_chunks
+from compose.audio_source import read_chunks
 from compose.demo.audio_truth import FoundAudio, SentAudio, audio_differences, joined
-from compose.demo.speech import LONG, MADE_S, SHORT, speech_file
+from compose.demo.speech import LONG, MADE_S, SHORT, opus_file, speech_file
 from topics.audio import Format, Store, Tier
 from topics.audio_events import ClosedBy, Manifest
 
@@ -102,7 +102,9 @@ def test_it_tells_of_a_segment_that_is_missing_or_there_twice(drop: int) -> None
 
 async def test_there_is_sound_where_no_recorded_speech_is(tmp_path: Path) -> None:
     for name in (LONG, SHORT):
-        made = speech_file(name, tmp_path, data=tmp_path / "nowhere")
-        chunks = [chunk async for chunk in audio_chunks(str(made), Format.PCM_S16LE, 16_000, 1, False)]
+        made = await speech_file(name, tmp_path, data=tmp_path / "nowhere")
+        chunks = [chunk.data async for chunk in read_chunks(made, Format.PCM_S16LE, 16_000, 1)]
         assert sum(map(len, chunks)) == MADE_S[name] * 32_000
         assert len(set(chunks)) > len(chunks) // 2
+    packets = [chunk.data async for chunk in read_chunks(await opus_file(made, tmp_path), Format.OPUS, 48_000, 1)]
+    assert len(packets) >= MADE_S[SHORT] * 50
