@@ -111,7 +111,7 @@ async def _by_socket(url: str, folder: Path, kill: Callable[[str], str], say: Sa
     file = await speech_file(LONG, folder)
     opened = Open("demo-socket", "demo", Format.PCM_S16LE, 16_000, 1, Tier.STANDARD, Store.FLAC)
     chunks = await _read(file, opened)
-    outcome.sessions.append(Session("pcm, socket", opened, SentAudio(opened.session_id, dict(enumerate(chunks)))))
+    outcome.sessions.insert(0, Session("pcm, socket", opened, SentAudio(opened.session_id, dict(enumerate(chunks)))))
     say(f"streaming {file.name} to the gateway, more to Kafka")
     faults = {len(chunks) // 3: "audio", len(chunks) * 2 // 3: "gateway"}
 
