@@ -227,7 +227,8 @@ class World:
         """End every session by silence, and see what is left."""
         self.settle()
         for _ in range(3):
-            self.idle(self.rules.session_idle_ms + 1)
+            behind_ms = max(0, self.fold.state.clock_ms - self.now_ms)
+            self.idle(behind_ms + self.rules.session_idle_ms + 1)
             self.settle()
         return self.made()
 

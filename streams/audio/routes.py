@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from streams.audio.containers import wav
+from streams.audio.containers.errors import BadAudio
+from streams.audio.containers.window import window_wav
 from streams.audio.fold import AudioFold
-from streams.audio.objects import CONTENT_TYPES, ogg_of
+from streams.audio.objects import CONTENT_TYPES
 from streams.runtime.worker import StreamWorker
-from topics.audio import Format, Open, valid_session_id
+from topics.audio import valid_session_id
 from topics.partitioning import partition_of
 
 
@@ -20,7 +22,8 @@ class AudioRoutes:
     """`GET /audio/{session_id}` and `/audio/{session_id}/window` of one worker.
 
     404: the session is not known to its owner, which has `applied` all below that offset. 421: another worker owns its
-    partition. 503: the partition is being restored.
+    partition. 503: the partition is being restored. A window is a WAV, or with `?as=raw` the chunks' bytes; 204: nothing of
+    the session is in memory; 422: what is there cannot be played.
     """
 
     def __init__(self, worker: StreamWorker, partitions: Callable[[], int]) -> None:
@@ -48,10 +51,17 @@ class AudioRoutes:
         if session is None:
             return _json({"session_id": session_id, "status": "unknown", "partition": partition}, 404)
         held = _newest(fold.shelf.window(session_id), fold.state.rules.window_bytes(session.opened))
-        raw = request.query.get("as") == "raw"
-        body, kind = _played(session.opened, [data for _, data in held], raw)
         headers = {"X-Seqs": f"{held[0][0]}-{held[-1][0]}" if held else "", "X-Deferred": str(session.deferred).lower()}
-        return web.Response(body=body, content_type=kind, headers=headers)
+        chunks = [data for _, data in held]
+        if not chunks:
+            return web.Response(status=204, headers=headers)
+        if request.query.get("as") == "raw":
+            return web.Response(body=b"".join(chunks), headers=headers)
+        try:
+            body = await asyncio.to_thread(window_wav, session.opened, chunks)
+        except BadAudio as error:
+            return _json({"error": str(error)}, 422)
+        return web.Response(body=body, content_type=CONTENT_TYPES["wav"], headers=headers)
 
     def _owned(self, request: web.Request) -> tuple[str, int, AudioFold]:
         session_id = request.match_info["session_id"]
@@ -74,14 +84,6 @@ def _newest(held: list[tuple[int, bytes]], size: int) -> list[tuple[int, bytes]]
     while at > 0 and (size := size - len(held[at - 1][1])) >= 0:
         at -= 1
     return held[at:]
-
-
-def _played(opened: Open, chunks: list[bytes], raw: bool) -> tuple[bytes, str]:
-    if raw or opened.format is Format.FLAC:
-        return b"".join(chunks), "application/octet-stream"
-    if opened.format is Format.OPUS:
-        return ogg_of(opened, chunks), CONTENT_TYPES["ogg"]
-    return wav.wav_of(opened.rate, opened.channels, b"".join(chunks)), CONTENT_TYPES["wav"]
 
 
 def _json(document: dict[str, Any], status: int = 200) -> web.Response:

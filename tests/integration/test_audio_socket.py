@@ -247,6 +247,9 @@ async def test_a_killed_gateway_loses_nothing_that_was_durable(run: Run, gateway
 
     async def source() -> AsyncIterator[bytes]:
         for seq in range(160):
+            if seq + 5 in kills:
+                # What is sent from here on reaches nobody.
+                gateway.process.signal(signal.SIGSTOP)
             if seq in kills:
                 gateway.process.signal(signal.SIGKILL)
                 gateway.process.ended(10)

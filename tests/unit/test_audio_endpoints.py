@@ -60,7 +60,7 @@ class World:
 
     async def answer(self, request: web.Request) -> web.Response:
         applied = {"applied": self.applied.pop(0)} if self.applied else {}
-        return web.json_response({**self.said, **applied}, status=self.status)
+        return web.json_response({**self.said, **applied}, status=self.status, headers={"X-Seqs": "0-3"})
 
     async def manifest(self, session_id: str) -> bytes | None:
         if self.away:
@@ -156,6 +156,19 @@ async def test_state_of_a_session(world: World, start: Start) -> None:
     world.url = None
     answer = await client.get("/api/audio/s")
     assert answer.headers["Retry-After"] and (await problem(answer))["status"] == 503
+
+
+async def test_window(world: World, start: Start) -> None:
+    client = await start()
+    answer = await client.get("/api/audio/s/window")
+    assert (answer.status, answer.headers["X-Seqs"]) == (200, "0-3")
+    world.status = 204
+    answer = await client.get("/api/audio/s/window")
+    assert (answer.status, await answer.read()) == (204, b"")
+    world.status, world.said = 422, {"error": "no head"}
+    assert "no head" in (await problem(await client.get("/api/audio/s/window")))["detail"]
+    world.status = 404
+    assert (await problem(await client.get("/api/audio/s/window")))["status"] == 404
 
 
 async def test_download(world: World, start: Start) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from streams.runtime.fold import Position
 from tests.audiofold import RULES, Close, World, assert_whole, chunk, opened, written
+from topics.audio import CONNECTION
+from topics.audio_events import SessionOpened, SessionResumed, decode_event
 from topics.records import Emit
 from topics.rows import AUDIO_SEGMENTS_ROWS, AUDIO_SESSIONS_ROWS
 from topics.specs import AUDIO_CHUNKS
@@ -122,3 +124,18 @@ def test_bytes_of_what_could_not_be_stored_are_let_go_of() -> None:
     world.settle()
     held = [seq for seq, _ in world.fold.shelf.window("s")]
     assert held == [58, 59, 60, 61, 62]
+
+
+def test_a_newer_connection_is_told_once_whatever_is_folded_again() -> None:
+    world = World()
+    for name in (b"c1", b"c2", b""):
+        world.append(*written(opened(), *([(CONNECTION, name)] if name else [])))
+        world.talk("s", len(world.log), len(world.log))
+    world.read()
+    world.flush(commits=False)
+    world.settle()
+    world.start()
+    world.settle()
+    told = [decode_event(emit.value) for emit in world.events]
+    connections = [(e.source_offset, e.connection) for e in told if isinstance(e, SessionOpened | SessionResumed)]
+    assert connections == [(0, "c1"), (2, "c2")], "an open without a name is no connection of a gateway"

@@ -71,8 +71,6 @@ endpoints.schemas["AudioDownload"] = {
         "duration_ms": _INTEGER,
     },
 }
-_BYTES: Json = {"schema": {"type": "string", "format": "binary"}}
-_PLAYED: Json = {"audio/wav": _BYTES, "audio/ogg": _BYTES, "application/octet-stream": _BYTES}
 _ID: Json = {
     "name": "session_id",
     "in": "path",
@@ -137,23 +135,28 @@ async def get_audio(request: web.Request) -> web.Response:
     parameters=[_ID],
     responses={
         200: {
-            "description": "WAV; Ogg of Opus, and the bytes as they came of FLAC",
-            "content": _PLAYED,
-        }
+            "description": "WAV; the header X-Seqs says which chunks it holds",
+            "content": {"audio/wav": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        204: {"description": "Nothing of the session is in its worker's memory"},
     },
-    errors=(400, 404, 503),
+    errors=(400, 404, 422, 503),
 )
 async def get_audio_window(request: web.Request) -> web.Response:
     """The last 2 minutes of a session of tier standard, the last 5 of one of tier premium, from its worker's memory.
 
-    A session whose audio has left the memory, or whose worker had no room for it, has an empty window.
+    A session that is over, or that its worker had no room for (X-Deferred), has none. 422: what is there cannot be played.
     """
     session_id, parts = _session(request), request.app[AUDIO]
     answer = await _asked(parts, session_id, "/window")
     if answer.status == 404:
         raise _unknown(session_id)
+    if answer.status == 422:
+        raise Problem(422, f"The window of {session_id} cannot be played: {orjson.loads(answer.body)['error']}.")
     kept: dict[str, str] = {name: answer.headers[name] for name in ("X-Seqs", "X-Deferred") if name in answer.headers}
     headers: dict[str, str] = {**kept, hdrs.CACHE_CONTROL: "no-store"}
+    if answer.status == 204:
+        return web.Response(status=204, headers=headers)
     return web.Response(body=answer.body, content_type=answer.content_type, headers=headers)
 
 
@@ -212,7 +215,7 @@ async def _asked(parts: AudioParts, session_id: str, path: str = "") -> Answer:
         answer = await parts.owners.get(session_id, path)
     except OwnerAway as error:
         raise _away(str(error)) from None
-    if answer.status not in (200, 404):
+    if answer.status not in (200, 204, 404, 422):
         raise _away(f"its worker is not ready (it answered {answer.status})")
     return answer
 
