@@ -15,9 +15,11 @@ from typing import Annotated
 import psutil
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from compose.demo.traffic import Outcome, run_traffic
+from compose.demo.audio import SETTINGS as AUDIO_SETTINGS
+from compose.demo.audio import run_audio
+from compose.demo.tables import show_audio, show_traffic
+from compose.demo.traffic import run_traffic
 from compose.local.errors import LocalStackError
 from compose.local.stack import LocalStack
 from compose.logs import set_up_logs
@@ -64,6 +66,7 @@ def _run(settings: Settings, folder: Path, log: Path | None) -> list[str]:
         own = stack.settings(
             **{
                 **_kept(settings),
+                **AUDIO_SETTINGS,
                 "gateway_port": 0,
                 "session_timeout_s": 6.0,
                 "log_level": "error",
@@ -99,50 +102,27 @@ async def _streams(processes: Processes, log: Path | None, folder: Path, say: ob
     assert callable(say)
     sink = clickhouse(processes.settings)
     try:
-        outcome = await run_traffic(processes.settings, sink, log, folder, lambda: _kill(processes, "traffic"), say)
+        traffic = await run_traffic(processes.settings, sink, log, folder, lambda: _kill(processes, "traffic"), say)
+        audio = await run_audio(processes, sink, folder, lambda name: _kill(processes, name), say)
     finally:
         await sink.close()
-    _show(outcome)
-    return outcome.problems
+    say("everything is compared")
+    show_traffic(_console, traffic)
+    show_audio(_console, audio)
+    return [*traffic.problems, *audio.problems]
 
 
-def _kill(processes: Processes, stream: str) -> str:
-    """SIGKILL to the process that folds `stream`; its supervisor starts it again."""
+def _kill(processes: Processes, name: str) -> str:
+    """SIGKILL to the gateway, or to the process that folds the stream `name`; what watches over it starts it again."""
     for child in processes.children:
-        if child.name == f"worker {stream}" and child.process is not None:
+        if child.process is None:
+            continue
+        if child.name == name:
+            os.kill(child.process.pid, signal.SIGKILL)
+            return f"the {name} (pid {child.process.pid})"
+        if child.name == f"worker {name}":
             for process in psutil.Process(child.process.pid).children(recursive=True):
                 if "--child" in process.cmdline():
                     os.kill(process.pid, signal.SIGKILL)
-                    return f"the {stream} worker (pid {process.pid})"
-    raise LocalStackError(f"no process of the {stream} worker was found to kill")
-
-
-def _show(outcome: Outcome) -> None:
-    truth = outcome.truth
-    table = Table(title="top paths", title_justify="left")
-    table.add_column("path", max_width=40, overflow="fold")
-    for name in ("requests", "errors", "MB", "p50 ms", "p95 ms", "p99 ms", "IPs"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for top in outcome.top:
-        quantiles = (top.p50_response_time_ms, top.p95_response_time_ms, top.p99_response_time_ms)
-        times = ["" if value is None else f"{value:.1f}" for value in quantiles]
-        table.add_row(
-            top.path, f"{top.requests:,}", f"{top.errors:,}", f"{top.bytes / 1e6:,.1f}", *times, f"{top.unique_ips:,}"
-        )
-    _console.print(table)
-    facts = Table("traffic", "", title="what happened", title_justify="left")
-    for name, value in (
-        ("records confirmed by Kafka", f"{outcome.published:,}"),
-        ("distinct events", f"{truth.events:,}"),
-        ("duplicates among them", f"{truth.duplicates:,}"),
-        ("malformed lines, not sent", f"{outcome.malformed_lines:,}"),
-        ("lines older than the lateness, left out", f"{outcome.left_out:,}"),
-        ("broken records, dead-lettered", f"{outcome.dead_letters:,}"),
-        ("(hour, path) groups compared", f"{len(truth.groups):,}"),
-        (
-            "events/s from first record to all visible",
-            f"{outcome.published / (outcome.replay_s + outcome.settled_s):,.0f}",
-        ),
-    ):
-        facts.add_row(name, value)
-    _console.print(facts)
+                    return f"the {name} worker (pid {process.pid})"
+    raise LocalStackError(f"no process of {name} was found to kill")

@@ -25,6 +25,7 @@ from streams.runtime.owners import Owner, current_owners
 
 ASK_S = 2.0
 UNHEALTHY = 1
+_ROLLED_UP = ("traffic",)
 #: Of the events read since the stream began; the first is shown as `events`. Late ones are among the dead.
 _OUTCOMES = ("accepted", "duplicate", "rerouted", "late", "dead")
 
@@ -108,7 +109,8 @@ def _print(found: dict[str, Any]) -> None:
         console.print(table)
     for stream, until in {row["stream"]: row["complete_until"] for row in found["progress"]}.items():
         known = f"up to {until:%Y-%m-%d %H:%M} UTC" if until and until.year > 1970 else "up to no hour yet"
-        console.print(f"{stream}: rollups are complete {known}")
+        what = "rollups are complete" if stream in _ROLLED_UP else "everything is read"
+        console.print(f"{stream}: {what} {known}")
     for worker in found["workers"]:
         if not worker["sink_available"]:
             console.print(f"worker {worker['pid']} waits for ClickHouse or the object store", style="bold")

@@ -20,6 +20,9 @@ import pytest
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
 from compose.settings import Settings
+from compose.worker import STREAMS
+from streams.audio.containers.wav import wav_of
+from tests.audio import sound
 from tests.pipes import first_line
 
 pytestmark = pytest.mark.stack
@@ -99,6 +102,22 @@ def _counted(settings: Settings, path: str) -> int:
         return int(rows.result_rows[0][0])
 
 
+def _record(settings: Settings, file: Path) -> None:
+    """A session whose recording is what was sent, as the command itself finds."""
+    file.write_bytes(wav_of(16_000, 1, sound(3.0, 16_000, 1)))
+    command = [sys.executable, "-m", "compose.cli", "send-audio", "--give-up", "60", "--json", str(file)]
+    done = subprocess.run(command, env=_environ(settings), capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0 and json.loads(done.stdout)["ok"], done.stdout + done.stderr
+
+
+def _streams_shown(settings: Settings) -> set[str]:
+    """The partitions that `sluiceway status` shows, with nothing wrong."""
+    command = [sys.executable, "-m", "compose.cli", "status"]
+    done = subprocess.run(command, env=_environ(settings), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {line.split()[0] for line in done.stdout.splitlines() if " ready " in line}
+
+
 @pytest.mark.slow
 def test_up_serves_survives_crashes_and_stops_cleanly(tmp_path: Path) -> None:
     settings, log = _settings(tmp_path / "data"), tmp_path / "up.log"
@@ -106,13 +125,15 @@ def test_up_serves_survives_crashes_and_stops_cleanly(tmp_path: Path) -> None:
         _ready(process, log)
         _send(settings, "one", "/up")
         _until(lambda: _counted(settings, "/up") == 1, 15, "the first event in ClickHouse")
-        for words in ("gateway", "--child", "rclone"):
+        for words in ("gateway", "--child --streams traffic", "--child --streams audio", "rclone"):
             gone = _named(process, words)
             gone.kill()
             _until(lambda: _gone(gone), 5, "its end")  # noqa: B023 - used within the turn
         _until(lambda: _is_served(settings), 30, "the gateway again")
         _send(settings, "two", "/up")
         _until(lambda: _counted(settings, "/up") == 2, 30, "the event after the crashes in ClickHouse")
+        _record(settings, tmp_path / "tone.wav")
+        assert _streams_shown(settings) == {f"{stream}/{part}" for stream in STREAMS for part in range(4)}
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) >= 6
         begun = time.monotonic()
