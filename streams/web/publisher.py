@@ -11,6 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import structlog
@@ -18,12 +19,16 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, UnknownTopicOrPartitionError
 
 from topics import native
+from topics.partitioning import partition_of
 
 #: Key and value of one record.
 Record = tuple[bytes, bytes]
 #: The same with headers of its own.
 HeadedRecord = tuple[bytes, bytes, Sequence[tuple[str, bytes | None]]]
 _Records = Sequence[Record] | Sequence[HeadedRecord]
+
+#: Keys that come again and again, as a session's chunks do.
+_partition_of = lru_cache(maxsize=16_384)(partition_of)
 
 log = structlog.get_logger(__name__)
 
@@ -121,10 +126,10 @@ class KafkaPublisher:
 
     async def append(self, records: Sequence[HeadedRecord]) -> Place:
         """`publish` of records of one key, in their order; where the first of them lies. Raises PublishUnavailable."""
-        (first,) = await self._publish(records)
+        (first,) = await self._publish(records, one_key=True)
         return first
 
-    async def _publish(self, records: _Records) -> list[Place]:
+    async def _publish(self, records: _Records, one_key: bool = False) -> list[Place]:
         session = self._session
         if session is None:
             raise PublishUnavailable(f"Kafka cannot be reached: {self._trouble}")
@@ -134,7 +139,7 @@ class KafkaPublisher:
         self._pending_bytes += size
         try:
             async with asyncio.timeout(self._limits.delivery_timeout_s):
-                return await session.send(records)
+                return [await session.append(records)] if one_key else await session.send(records)
         except TimeoutError:
             session.break_off(f"no answer within {self._limits.delivery_timeout_s:g} s")
             raise PublishUnavailable(session.told()) from None
@@ -217,6 +222,11 @@ class _Session:
         partitions = len(await self.producer.partitions_for(self.topic))
         waiting = [self._lane(p).add(rows) for p, rows in _by_partition(records, partitions)]
         return list(await asyncio.gather(*waiting))
+
+    async def append(self, records: _Records) -> Place:
+        """`send` of records of one key."""
+        partitions = len(await self.producer.partitions_for(self.topic))
+        return await self._lane(_partition_of(records[0][0], partitions)).add(records)
 
     def _lane(self, partition: int) -> _Lane:
         if self.broken.is_set():
