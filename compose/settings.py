@@ -77,7 +77,7 @@ class Settings:
     traffic_dimensions: str = _s("", "up to 3 names of `dimensions` to roll up by, comma-separated")
     traffic_hot_days: int = _s(3, "days that traffic_events keeps rows, by event time")
     dedup_memory_mb: int = _s(512, "a worker's memory for event ids; more spill to the data folder, MB")
-    rollup_interval_s: float = _s(1.0, "changed rollups are written to ClickHouse this often, seconds")
+    rollup_interval_s: float = _s(0.7, "changed rollups are written to ClickHouse this often, seconds")
 
     # audio
     audio_retention_h: int = _s(24, "retention of audio.chunks.v1, hours")

@@ -69,10 +69,10 @@ class Materialiser:
     async def _leave_room(self, pause_s: float) -> None:
         """Under load a round writes each key once for many flushes; twice its own time apart, it leaves room to fold.
 
-        When all that was folded is committed, there is nothing to leave room for.
+        While no batch waits to be folded, there is nothing to leave room for, and whoever asks is to see the newest.
         """
         for _ in range(round(pause_s / LOOK_S)):
-            if not any(runner.dirty for runner in self._worker.runners.values()):
+            if not any(runner.behind for runner in self._worker.runners.values()):
                 return
             await asyncio.sleep(LOOK_S)
 

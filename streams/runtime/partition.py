@@ -136,6 +136,11 @@ class PartitionRunner:
         """Whether something was folded or reported that no flush has committed."""
         return self.expected > self.flushed or bool(self._reports)
 
+    @property
+    def behind(self) -> bool:
+        """Whether batches wait to be folded."""
+        return bool(self._inbox)
+
     def feed(self, batch: Batch) -> None:
         """Take one fetched batch; never blocks. Batches that do not join on are dropped and read again."""
         self._context.faults.reach("fetch")

@@ -88,7 +88,7 @@ class WorkerConfig:
     status_port: int = 0
     flush_deadline_s: float = 7.5
     watchdog_s: float = 60.0
-    rollup_interval_s: float = 1.0
+    rollup_interval_s: float = 0.7
 
 
 class StreamWorker:
