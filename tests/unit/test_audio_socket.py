@@ -343,6 +343,22 @@ async def test_what_was_read_is_sent_though_the_client_is_gone(table: Table) -> 
     assert table.log.seqs == [0, 1]
 
 
+@pytest.mark.parametrize("then", [None, CloseMessage()], ids=["goes", "closes twice"])
+async def test_a_close_is_sent_whatever_the_client_does_next(table: Table, then: CloseMessage | None) -> None:
+    async with table.connection() as client:
+        client.say(OPEN)
+        await client.hears(ResumeMessage(0))
+        table.log.gate.clear()
+        client.say(CloseMessage())
+        if then is None:
+            client.wire.said.put_nowait(None)
+        else:
+            client.say(then)
+        await asyncio.sleep(0.05)
+        table.log.gate.set()
+    assert [r["type"] for r in table.log.records] == [b"open", b"close"]
+
+
 async def test_good_audio_before_a_bad_message_is_durable_first(table: Table) -> None:
     async with table.connection() as client:
         client.say(OPEN)

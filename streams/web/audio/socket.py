@@ -385,8 +385,10 @@ class AudioSocket:
     def _enqueue(self, record: Chunk | Close, seq: int | None) -> None:
         encoded = audio.encode(record)
         headed = (encoded.key or b"", encoded.value, encoded.headers)
-        self._queue.append(_Waiting(headed, seq, len(encoded.value), time.monotonic()))
-        self._unconfirmed += len(encoded.value)
+        # A close has no bytes, and is waited for as a chunk is.
+        size = max(1, len(encoded.value))
+        self._queue.append(_Waiting(headed, seq, size, time.monotonic()))
+        self._unconfirmed += size
         self._work.set()
 
     async def _send(self) -> None:
