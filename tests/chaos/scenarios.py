@@ -55,8 +55,10 @@ def switch_templates_on(run: Run, scale: int = 1) -> None:
     worker = run.worker(faults="commit.before=kill@20", revive=False)
     with run.feeder(records, rate_s=2_000 * scale) as feeder:
         run.until(lambda: not worker.running, "killed before a commit")
+        worker.look()  # its end may or may not have been noted already
         worker.settings = replace(worker.settings, traffic_templates=True)
         worker.revive = True
+        worker.start()
         feeder.finish()
     run.wait_drained()
     run.assert_exact(Truth(records), template)

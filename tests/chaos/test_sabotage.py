@@ -40,7 +40,8 @@ def test_rollups_before_the_commit_count_twice(new_run: Callable[..., Run]) -> N
 def test_a_retry_from_memory_after_a_fence_counts_twice(new_run: Callable[..., Run]) -> None:
     # Kafka must not time the transaction out before the zombie wakes.
     run = new_run(transaction_timeout_s=60.0)
-    records = made_up(seed=72, count=20_000)
+    # Enough to come after the zombie's commit: what is counted twice shows where a key is written again.
+    records = made_up(seed=72, count=60_000)
     with run.feeder(records, rate_s=1_000) as feeder:
         zombie = scenarios.freeze(run, "send.before", command=sabotage.command(sabotage.RETRY_AFTER_FENCE))
         scenarios.overtake(run)
