@@ -178,8 +178,8 @@ def run_stream(name: str, settings: Settings) -> None:
     """Run one stream in this process until SIGTERM or SIGINT."""
     # `kill -USR1` prints where every thread stands.
     faulthandler.register(signal.SIGUSR1)
-    # Batches are many small objects that die young and hold no cycles: collecting at Python's default pace looks at
-    # everything a fold holds many times a second.
+    # Records that are looked at one by one, as audio's are, are many small objects that die young and hold no cycles:
+    # collecting at Python's default pace looks at everything a fold holds many times a second.
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
     asyncio.run(_run(name, settings))

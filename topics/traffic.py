@@ -49,7 +49,7 @@ class TrafficEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 #: The strict decoder of one value: raises msgspec.DecodeError (ValidationError for types and ranges) or UnicodeDecodeError.
-decode_strictly = msgspec.json.Decoder(TrafficEvent).decode
+_decode_strictly = msgspec.json.Decoder(TrafficEvent).decode
 
 
 def decode(value: bytes | None) -> TrafficEvent | Malformed:
@@ -60,7 +60,7 @@ def decode(value: bytes | None) -> TrafficEvent | Malformed:
         return Malformed("empty", "the record's value is empty")
     try:
         value.decode()  # the decoder passes over what it does not need, UTF-8 or not
-        event = decode_strictly(value)
+        event = _decode_strictly(value)
     except msgspec.ValidationError as error:
         return Malformed("invalid", str(error))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

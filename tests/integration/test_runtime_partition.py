@@ -318,13 +318,19 @@ class Notes:
         self.closed = True
 
 
-async def test_effects_begin_after_their_commit_and_again_at_a_take_over(stack: LocalStack) -> None:
+def noted() -> tuple[list[Notes], Callable[[Seat], Notes]]:
+    """The outsides that were made, and what makes them."""
     seats: list[Notes] = []
 
     def make(seat: Seat) -> Notes:
         seats.append(Notes(seat))
         return seats[-1]
 
+    return seats, make
+
+
+async def test_effects_begin_after_their_commit_and_again_at_a_take_over(stack: LocalStack) -> None:
+    seats, make = noted()
     async with new_worker(stack, make_fold=Errands, make_outside=make) as worker:
         first = await worker.take_over()
         assert (seats[0].begun, seats[0].seat.term) == ([], 1)
@@ -340,12 +346,7 @@ async def test_effects_begin_after_their_commit_and_again_at_a_take_over(stack: 
 
 
 async def test_an_effect_is_not_begun_when_its_flush_does_not_commit(stack: LocalStack) -> None:
-    seats: list[Notes] = []
-
-    def make(seat: Seat) -> Notes:
-        seats.append(Notes(seat))
-        return seats[-1]
-
+    seats, make = noted()
     async with new_worker(stack, make_fold=Errands, make_outside=make) as worker:
         zombie = await worker.take_over()
         await worker.take_over()
@@ -355,12 +356,7 @@ async def test_an_effect_is_not_begun_when_its_flush_does_not_commit(stack: Loca
 
 
 async def test_what_is_reported_and_idle_records_come_back_in_the_log(stack: LocalStack) -> None:
-    seats: list[Notes] = []
-
-    def make(seat: Seat) -> Notes:
-        seats.append(Notes(seat))
-        return seats[-1]
-
+    seats, make = noted()
     async with new_worker(stack, make_fold=Errands, make_outside=make) as worker:
         runner = await worker.take_over()
         source = worker.context.source
@@ -378,12 +374,7 @@ async def test_what_is_reported_and_idle_records_come_back_in_the_log(stack: Loc
 
 
 async def test_a_fenced_owner_reports_nothing(stack: LocalStack) -> None:
-    seats: list[Notes] = []
-
-    def make(seat: Seat) -> Notes:
-        seats.append(Notes(seat))
-        return seats[-1]
-
+    seats, make = noted()
     async with new_worker(stack, make_fold=Errands, make_outside=make) as worker:
         await worker.take_over()
         owner = await worker.take_over()
