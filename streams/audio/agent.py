@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-import faust
 
 from streams.audio import core
 from streams.audio.fold import AudioFold
@@ -16,19 +13,8 @@ from streams.audio.outside import AudioOutside, AudioStore, OutsideLimits, World
 from streams.audio.routes import AudioRoutes
 from streams.audio.rules import AudioRules
 from streams.runtime.outside import Seat
-from streams.runtime.transport import BatchSchema
 from streams.runtime.worker import StreamSpec
 from topics import specs
-
-
-def bind(app: faust.App, schema: BatchSchema, feed: Callable[[Any], None]) -> None:
-    """Register the agent: each item of its stream is one fetch of one partition."""
-    source = app.topic(specs.AUDIO_CHUNKS, schema=schema)
-
-    @app.agent(source, name="audio")  # type: ignore[untyped-decorator]
-    async def fold(stream: Any) -> None:
-        async for event in stream.events():
-            feed(event.message.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +63,6 @@ def audio_stream(options: AudioOptions) -> StreamSpec:
             specs.deadletter(specs.AUDIO_DEADLETTER, partitions, options.deadletter_retention_h, size),
         ),
         make_fold=make_fold,
-        bind=bind,
         make_outside=make_outside,
         routes=lambda worker: AudioRoutes(worker, lambda: counts[0]).all(),
     )

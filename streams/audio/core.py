@@ -49,11 +49,8 @@ from topics.headers import header
 from topics.malformed import Malformed
 from topics.partitioning import partition_of
 from topics.records import Batch, DeadLetter, Emit, Flush, Record, Unreadable
+from topics.rerouting import sent_on
 from topics.rows import VERSION_OFFSET_BITS
-from topics.specs import HEADER_ROOM_BYTES
-
-#: Marks a record that was sent on to its session's partition: once is enough.
-REROUTED = "rerouted"
 
 STATE_KEY = b"p"
 SESSION_TAG = b"s"
@@ -150,14 +147,12 @@ def _astray(state: AudioState, record: Record) -> bool:
 
 
 def _send_on(state: AudioState, record: Record) -> None:
-    to = _partition_of(record.key or b"", state.rules.partitions)
-    if header(record.headers, REROUTED) is not None:
-        _bury(state, record, "misrouted", f"sent on once already, but its session belongs to partition {to}")
-        return
-    marked = [*record.headers, (REROUTED, b"%d/%d" % (state.rules.partition, record.offset))]
-    emit = Emit(state.rules.source, record.key, record.value, marked, to)
-    if emit.nbytes > state.rules.chunk_bytes_max + HEADER_ROOM_BYTES:
-        _bury(state, record, "oversized", f"its {emit.nbytes} bytes are too many to send on to {to}")
+    rules = state.rules
+    to = _partition_of(record.key or b"", rules.partitions)
+    carried, origin = (record.key, record.value, record.headers), (rules.partition, record.offset)
+    emit = sent_on(rules.source, origin, carried, to, rules.chunk_bytes_max)
+    if isinstance(emit, Malformed):
+        _bury(state, record, emit.reason, emit.error)
     elif record.offset >= state.position:
         state.emits.append(emit)
         _count(state, record, "rerouted")

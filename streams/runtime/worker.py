@@ -56,7 +56,7 @@ FAREWELL_S = 3.0
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """What a domain brings: its source, its fold, and its agent. `topics` are all it reads and writes; `routes` are what the
+    """What a domain brings: its source, and its fold. `topics` are all it reads and writes; `routes` are what the
     worker's status endpoint answers beside its own, from the state of the partitions that it owns."""
 
     stream: str
@@ -64,7 +64,6 @@ class StreamSpec:
     deadletter: str
     topics: tuple[TopicSpec, ...]
     make_fold: Callable[[int, int], Fold]  # (partition, partitions)
-    bind: Callable[[faust.App, BatchSchema, Callable[[Any], None]], None]
     make_outside: Callable[[Seat], Outside] | None = None
     routes: Callable[[StreamWorker], Sequence[web.RouteDef]] | None = None
 
@@ -247,10 +246,19 @@ class StreamWorker:
         )
         transport = BatchTransport(app.conf.broker, app, limits=config.fetch, client_settings=config.kafka.aiokafka())
         app.transport = transport
-        spec.bind(app, BatchSchema(), self.feed)
+        self._register_agent(app)
         app.on_partitions_revoked.connect(self._on_revoked)
         app.on_partitions_assigned.connect(self._on_assigned)
         return app, transport
+
+    def _register_agent(self, app: faust.App) -> None:
+        """The stream's agent: each item of its topic's stream is one fetch of one partition."""
+        source = app.topic(self._spec.source, schema=BatchSchema())
+
+        @app.agent(source, name=self._spec.stream)  # type: ignore[untyped-decorator]
+        async def fold(stream: Any) -> None:
+            async for event in stream.events():
+                self.feed(event.message.value)
 
     def _make_context(self, url: str, partitions: int) -> PartitionContext:
         spec, config = self._spec, self._config

@@ -1,30 +1,16 @@
-"""The traffic stream's shell: binds the topic to the fold."""
+"""The traffic stream's shell: what the runtime's agent is to fold, and by which rules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import faust
-
-from streams.runtime.transport import BatchSchema
 from streams.runtime.worker import StreamSpec
 from streams.traffic.core import TrafficRules
 from streams.traffic.dedup import DedupIndex
 from streams.traffic.fold import TrafficFold
 from streams.traffic.spill import SpillFolder
 from topics import specs
-
-
-def bind(app: faust.App, schema: BatchSchema, feed: Callable[[Any], None]) -> None:
-    """Register the agent: each item of its stream is one fetch of one partition."""
-    source = app.topic(specs.TRAFFIC_EVENTS, schema=schema)
-
-    @app.agent(source, name="traffic")  # type: ignore[untyped-decorator]
-    async def fold(stream: Any) -> None:
-        async for event in stream.events():
-            feed(event.message.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,5 +44,4 @@ def traffic_stream(options: TrafficOptions) -> StreamSpec:
             specs.deadletter(specs.TRAFFIC_DEADLETTER, options.partitions, options.deadletter_retention_h, size),
         ),
         make_fold=make_fold,
-        bind=bind,
     )

@@ -24,13 +24,11 @@ from streams.traffic.delta import HOUR_MS, Delta, PathCap, deltas
 from streams.traffic.lateness import Lateness
 from streams.traffic.rollup import DELTA, SNAPSHOT, ChangelogRecord, Rollups
 from streams.traffic.templates import template
-from topics.headers import header
+from topics.malformed import Malformed
 from topics.native import digests_of, partitions_of
 from topics.records import Batch, DeadLetter, Emit, Flush, Unreadable
-from topics.specs import HEADER_ROOM_BYTES, TRAFFIC_EVENTS
-
-#: Marks a record that was sent on to its id's partition: once is enough.
-REROUTED = "rerouted"
+from topics.rerouting import sent_on
+from topics.specs import TRAFFIC_EVENTS
 
 IDS = b"d"
 STATE_KEY = b"m"
@@ -186,21 +184,16 @@ def _accept(state: TrafficState, batch: Batch, decoded: Decoded, new: Bools) -> 
 
 
 def _send_on(state: TrafficState, batch: Batch, decoded: Decoded, astray: Bools, home: I64) -> None:
-    limit, sent = state.rules.max_bytes + HEADER_ROOM_BYTES, len(state.emits)
+    sent = len(state.emits)
     at = np.flatnonzero(astray)
     rows, ids = decoded.rows[at], decoded.ids.take(at)
     # All as plain values: an array's own scalars cost a microsecond each.
     columns = (rows.tolist(), batch.offsets[rows].tolist(), home[at].tolist())
     for i, (row, offset, to) in enumerate(zip(*columns, strict=True)):
-        headers = batch.headers(row)
-        if headers and header(headers, REROUTED) is not None:
-            _bury(state, batch, row, "misrouted", f"sent on once already, but its id belongs to partition {to}")
-            continue
-        marked = [*headers, (REROUTED, b"%d/%d" % (batch.partition, offset))]
-        emit = Emit(batch.topic, ids.bytes_of(i), batch.value(row), marked, to)
-        if emit.nbytes > limit:
-            # Compressed well it came in; as a record of its own it might be refused, and the partition stand still.
-            _bury(state, batch, row, "oversized", f"its {emit.nbytes} bytes are too many to send on to {to}")
+        record = (ids.bytes_of(i), batch.value(row), batch.headers(row))
+        emit = sent_on(batch.topic, (batch.partition, offset), record, to, state.rules.max_bytes)
+        if isinstance(emit, Malformed):
+            _bury(state, batch, row, emit.reason, emit.error)
             continue
         state.emits.append(emit)
         state.other_bytes += emit.nbytes

@@ -17,11 +17,12 @@ from streams.runtime.deadletters import DeadLetters
 from streams.runtime.fetched import FetchedRecords, decode_fetch
 from streams.runtime.fold import Position
 from streams.traffic.columns import Decoded, decode_batch
-from streams.traffic.core import REROUTED, TrafficRules
+from streams.traffic.core import TrafficRules
 from tests.recordbatch import CODECS, ENCODERS, Raw, plain_records, record_batch, sealed
 from tests.traffic import DAY_MS, HOUR_MS, Process, Record, World, batch, event, new_fold
 from topics import native
 from topics.records import Batch, DeadLetter, Flush
+from topics.rerouting import REROUTED
 from topics.traffic import MAX_PATH_CHARS, Malformed, TrafficEvent, decode
 
 RULES = TrafficRules(partition=0, partitions=2, lateness_h=2, dedup_h=2, early_h=1, dimensions=("zone",))

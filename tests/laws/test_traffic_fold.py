@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from streams.sketches import tdigest, uniq
 from streams.traffic import core, delta, rollup
-from streams.traffic.core import REROUTED, TrafficRules
+from streams.traffic.core import TrafficRules
 from tests.traffic import DAY_MS, HOUR_MS, Process, Record, World, content, event
+from topics.rerouting import REROUTED
 
 LAW = settings(
     max_examples=100,
