@@ -7,6 +7,7 @@ from typing import Any
 
 from sinks.errors import SinkRefused
 from sinks.objects import Bucket, Upload, UploadState
+from sinks.presign import Presigner
 from topics.audio_events import manifest_key
 
 
@@ -52,8 +53,9 @@ class BucketAudioStore:
 class BucketRecordings:
     """Implements `streams.web.audio.recordings.RecordingStore` over a bucket."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, presigner: Presigner) -> None:
         self._bucket = bucket
+        self._presigner = presigner
 
     async def manifest(self, session_id: str) -> bytes | None:
         """See `RecordingStore`."""
@@ -61,4 +63,4 @@ class BucketRecordings:
 
     def link(self, key: str, expires_s: int, file_name: str) -> str:
         """See `RecordingStore`."""
-        return self._bucket.presigned_get(key, expires_s, file_name)
+        return self._presigner.download(key, file_name, expires_s)

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from compose.audiostore import BucketRecordings
 from compose.kafka import audio_publisher, kafka_access
 from compose.settings import Settings
-from compose.worker import bucket
+from compose.worker import bucket, presigner
 from streams.runtime.owners import OwnersTail
 from streams.web.audio.hub import Hub
 from streams.web.audio.owner import AudioOwners
@@ -42,7 +42,7 @@ class GatewayAudio:
         self.parts = AudioParts(
             SocketParts(self._publisher, self._owners, hub, self._tail.following, AudioMetrics(registry), limits),
             self._owners,
-            BucketRecordings(self._bucket),
+            BucketRecordings(self._bucket, presigner(settings, self._bucket)),
             # With a key, no page of a browser gets here by itself.
             check_origin=not settings.api_key,
             link_s=settings.audio_link_h * 3600,

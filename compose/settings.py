@@ -44,6 +44,12 @@ class Settings:
     s3_secret_key: str = _s("sluiceway-secret", "S3 secret access key", secret=True)
     s3_region: str = _s("auto", "S3 region; R2 wants auto")
 
+    s3_cors_origins: str = _s(
+        "", "origins whose pages may use presigned URLs, comma-separated; set on the bucket at start"
+    )
+    public_base_url: str = _s("", "own domain or CDN before the bucket, to which download links then lead")
+    public_link_secret: str = _s("", "key of the timed token on links to that domain; open links without", secret=True)
+
     # listening
     gateway_host: str = _s("127.0.0.1", "address the gateway listens on; off loopback an API key is required")
     gateway_port: int = _s(8080, "port of the gateway")

@@ -23,6 +23,7 @@ from sinks.clickhouse.connection import Server
 from sinks.clickhouse.sink import ClickHouseSink
 from sinks.errors import SinkRefused
 from sinks.objects import Bucket, BucketAddress
+from sinks.presign import Presigner, PublicDomain
 from streams.audio.agent import AudioOptions, audio_stream
 from streams.audio.outside import OutsideLimits
 from streams.runtime.faults import Faults
@@ -150,6 +151,12 @@ def bucket(settings: Settings) -> Bucket:
             settings.s3_region,
         )
     )
+
+
+def presigner(settings: Settings, objects: Bucket) -> Presigner:
+    """What signs URLs of the bucket; links go to the public domain where the settings name one."""
+    domain = PublicDomain(settings.public_base_url, settings.public_link_secret) if settings.public_base_url else None
+    return Presigner(objects, domain)
 
 
 def worker_config(settings: Settings) -> WorkerConfig:

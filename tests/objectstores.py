@@ -14,12 +14,15 @@ from botocore.config import Config
 from compose.local.process import free_port
 from compose.local.s3 import S3
 from compose.local.server import Server
+from sinks.backoff import Backoff
 from sinks.objects import BucketAddress
 from tests.r2proxy import R2Proxy
 from tests.versitygw import VersityGW
 
 _RCLONE_RESTART = "rclone keeps metadata and open uploads in memory, and forgets them at a restart"
 _RCLONE_STREAM = "rclone writes parts to a file as they come, and cannot replace one with other bytes"
+_RCLONE_RANGE = "rclone answers a range with status 200, though with the range's bytes and its Content-Range"
+_RCLONE_CORS = "rclone sets no rules for a bucket: it lets every origin in, and a URL's signature says what it may do"
 _RCLONE_LISTING = "rclone lists the MD5 of the whole as the ETag of an object made of parts"
 
 # What a server lacks, by what a test needs. A test that needs it must fail there: a gap that closes is noticed.
@@ -28,6 +31,8 @@ GAPS: Mapping[str, Mapping[str, str]] = {
     "embedded": {
         "multipart_etag": "rclone answers HEAD of an object made of parts with the MD5 of the whole; it is read back",
         "listed_etag": _RCLONE_LISTING,
+        "range_status": _RCLONE_RANGE,
+        "cors_rules": _RCLONE_CORS,
         "survives_restart": _RCLONE_RESTART,
         "replaces_parts": _RCLONE_STREAM,
         "refuses_a_part_alone": "rclone fails the whole upload when the sum of one part is wrong",
@@ -42,6 +47,8 @@ GAPS: Mapping[str, Mapping[str, str]] = {
     },
     # The proxy that refuses what R2 refuses, before `rclone serve s3`.
     "strict": {
+        "range_status": _RCLONE_RANGE,
+        "cors_rules": _RCLONE_CORS,
         "listed_etag": f"{_RCLONE_LISTING}; the proxy corrects answers to HEAD and GET only",
         "survives_restart": _RCLONE_RESTART,
         "replaces_parts": _RCLONE_STREAM,
@@ -77,6 +84,14 @@ class ObjectStore:
                 retries={"mode": "standard", "total_max_attempts": 1},
             ),
         )
+
+
+class Impatient(Backoff):
+    """A test that waits without end fails instead."""
+
+    def delay_s(self, attempt: int) -> float:
+        assert attempt < 150, "the store never answers what is wanted"
+        return super().delay_s(attempt)
 
 
 @contextmanager

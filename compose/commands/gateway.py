@@ -17,6 +17,8 @@ from compose.gateway_audio import GatewayAudio
 from compose.kafka import kafka_access, traffic_publisher
 from compose.logs import set_up_logs
 from compose.settings import SettingError, Settings, load
+from compose.worker import bucket, presigner
+from sinks.errors import SinkRefused
 from streams.runtime.owners import OwnersTail
 from streams.web.context import EventLimits, Readiness
 from streams.web.gateway import make_gateway
@@ -64,6 +66,7 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
+    allowing = asyncio.create_task(_allow_origins(settings))
     try:
         await publisher.start()
         await owners.start()
@@ -72,6 +75,7 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
         log.info("gateway_listening", url=url)
         yield url
     finally:
+        allowing.cancel()
         await runner.cleanup()
         await audio.close()
         await owners.stop()
@@ -115,6 +119,21 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
             "SLUICEWAY_GATEWAY_HOST and SLUICEWAY_GATEWAY_PORT."
         ) from None
     return f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
+
+
+async def _allow_origins(settings: Settings) -> None:
+    """Set the bucket's CORS rules, where the settings name origins; a bucket that cannot be changed is told of, and served."""
+    origins = [origin.strip() for origin in settings.s3_cors_origins.split(",") if origin.strip()]
+    if not origins:
+        return
+    objects = bucket(settings)
+    try:
+        await presigner(settings, objects).allow_origins(origins)
+        log.info("bucket_allows", origins=origins)
+    except SinkRefused as error:
+        log.warning("bucket_rules_not_set", error=str(error))
+    finally:
+        await objects.close()
 
 
 async def _readiness(publisher: EventPublisher, owners: OwnersTail) -> Readiness:

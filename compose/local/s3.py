@@ -44,6 +44,9 @@ class S3(Server):
         # rclone keeps parts in memory until those before them are there. With a limit, an upload whose first part comes
         # last (of a FLAC stream it can be written only at the end) stands still for ever at 256 MiB.
         argv += ["--multipart-streaming-buffer-limit", "0", "--multipart-streaming-buffer-total", "0"]
+        # Answers a browser's preflight, which carries no signature and would be refused. That opens nothing: what a page may
+        # do is what it holds a presigned URL for.
+        argv += ["--allow-origin", "*"]
         self._run(argv, deadline_s, env=self._env())
 
     def answers(self) -> bool:

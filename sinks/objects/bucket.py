@@ -31,6 +31,11 @@ class Bucket(WholeObjects):
         super().__init__(Requests(address, backoff, on_change))
 
     @property
+    def requests(self) -> Requests:
+        """What asks the store, for those who ask it something else (see `sinks.presign`)."""
+        return self._requests
+
+    @property
     def available(self) -> bool:
         """Whether the last request was answered."""
         return self._requests.availability.available
@@ -84,16 +89,6 @@ class Bucket(WholeObjects):
         """Give an upload up, and its parts back to the store; nothing happens if there is none."""
         which = {**self._at(key), "UploadId": upload_id}
         await self._requests.find("abort", key, partial(self._client.abort_multipart_upload, **which))
-
-    def presigned_get(self, key: str, expires_s: int, file_name: str | None = None) -> str:
-        """A URL that gives the object to whoever has it, for 1 s to 7 days; nothing is asked of the store.
-
-        `file_name` (ASCII) is what a browser saves it as.
-        """
-        which: dict[str, Any] = dict(self._at(key))
-        if file_name is not None:
-            which["ResponseContentDisposition"] = f'attachment; filename="{file_name}"'
-        return str(self._client.generate_presigned_url("get_object", Params=which, ExpiresIn=expires_s))
 
     async def close(self) -> None:
         """Let go of the connections."""

@@ -8,16 +8,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
-from compose.settings import load
-from sinks.backoff import Backoff
 from sinks.errors import SinkMismatch, SinkRefused
 from sinks.objects import (
     PART_BYTES_MAX,
@@ -32,61 +28,12 @@ from sinks.objects import (
     UploadState,
     multipart_etag,
 )
-from tests.objectstores import GAPS, ObjectStore, embedded, strict, versitygw
-from tests.versitygw import CannotBuild, versitygw_binary
+from tests.objectstores import Impatient, ObjectStore
 
 pytestmark = pytest.mark.stack
 
 PART = PART_BYTES_MIN
 DEADLINE_S = 15.0
-
-
-@pytest.fixture(scope="session")
-def versity(request: pytest.FixtureRequest) -> Path:
-    """The binary of versitygw."""
-    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-    try:
-        return versitygw_binary(load().cache_dir, lambda line: terminal and terminal.write_line(f"\n{line}"))
-    except CannotBuild as reason:
-        pytest.skip(f"THE OBJECT SINK IS NOT HELD TO VERSITYGW: {reason}")
-
-
-@pytest.fixture(scope="module", params=list(GAPS))
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    folder = tmp_path_factory.mktemp(request.param)
-    makers: dict[str, Callable[[], Any]] = {
-        "embedded": lambda: embedded(folder),
-        "strict": lambda: strict(folder),
-        "versitygw": lambda: versitygw(folder, request.getfixturevalue("versity")),
-    }
-    with makers[request.param]() as store:
-        yield store
-
-
-@pytest.fixture
-def store(server: ObjectStore, request: pytest.FixtureRequest) -> ObjectStore:
-    """The server with nothing injected; a test marked `needs` of what it lacks must fail."""
-    for needed in request.node.iter_markers("needs"):
-        if reason := GAPS[server.name].get(needed.args[0]):
-            request.applymarker(pytest.mark.xfail(reason=f"{server.name}: {reason}", strict=True))
-    server.server.start()
-    server.proxy.reset()
-    return server
-
-
-class _Impatient(Backoff):
-    """A test that waits without end fails instead."""
-
-    def delay_s(self, attempt: int) -> float:
-        assert attempt < 150, "the store never answers what is wanted"
-        return super().delay_s(attempt)
-
-
-@pytest.fixture
-async def bucket(store: ObjectStore) -> AsyncIterator[Bucket]:
-    made = Bucket(store.address, _Impatient(0.02, 0.2))
-    yield made
-    await made.close()
 
 
 @pytest.fixture
@@ -300,7 +247,7 @@ async def test_a_slow_request_does_not_hold_up_the_others(bucket: Bucket, store:
 
 
 async def test_memory_holds_a_part_and_what_is_on_its_way(store: ObjectStore, key: str) -> None:
-    bucket = Bucket(replace(store.address, endpoint=f"http://127.0.0.1:{store.server.port}"), _Impatient())
+    bucket = Bucket(replace(store.address, endpoint=f"http://127.0.0.1:{store.server.port}"), Impatient())
     await bucket.put(f"{key} first", b"what a client needs is made with its first request")
 
     async def parts() -> AsyncIterator[tuple[int, bytes]]:
@@ -404,7 +351,7 @@ async def test_the_first_part_may_come_last_however_large_the_object(store: Obje
     """More than a server may want to hold back: 288 MiB."""
     if store.name == "strict":
         pytest.skip("the server behind the strict proxy is the embedded one")
-    bucket = Bucket(replace(store.address, endpoint=f"http://127.0.0.1:{store.server.port}"), _Impatient())
+    bucket = Bucket(replace(store.address, endpoint=f"http://127.0.0.1:{store.server.port}"), Impatient())
     upload = await bucket.upload(key, 48 << 20)
     async with asyncio.timeout(60):
         for number in (2, 3, 4, 5, 6, 7, 1):
@@ -518,7 +465,7 @@ async def test_another_process_goes_on_from_the_parts_that_are_there(
     state = UploadState(first.state.key, first.state.upload_id, first.state.part_bytes)
     store.proxy.reset()
 
-    other = Bucket(store.address, _Impatient(0.02, 0.2))
+    other = Bucket(store.address, Impatient(0.02, 0.2))
     upload = await other.upload(key, PART, resume=state)
     assert {number: part.md5 for number, part in upload.parts.items()} == {2: _md5(PARTS[1]), 3: _md5(PARTS[2])}
     assert await _sent(upload, PARTS) == [True, False, False]
