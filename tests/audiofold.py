@@ -9,13 +9,14 @@ from itertools import pairwise
 from typing import Any
 
 from streams.audio import outcomes, seqs
-from streams.audio.core import SESSION_TAG, wanted
+from streams.audio.core import wanted
 from streams.audio.effects import Assemble, Effect, PutSegment, RemoveSegments
 from streams.audio.fold import AudioFold
 from streams.audio.held import Budget
 from streams.audio.picking import Picker
 from streams.audio.rules import AudioRules
 from streams.audio.session import Saved, decode
+from streams.audio.state import SESSION_TAG
 from streams.runtime.fold import Position
 from topics import audio
 from topics.audio import Chunk, Close, Format, Open, Store, Tier

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streams.audio import core, seqs
+from streams.audio import core, restoring, seqs
+from streams.audio.clock import idle_wanted
 from streams.audio.held import Budget, Shelf
 from streams.audio.rows import Rows, missing, status_name
 from streams.audio.rules import AudioRules
 from streams.audio.session import Session, Status
+from streams.audio.state import AudioState
 from streams.runtime.fold import Materialisation, Position
 from topics.records import Batch, Emit, Flush
 
@@ -23,7 +25,7 @@ class AudioFold:
 
     def __init__(self, rules: AudioRules, budget: Budget) -> None:
         self.shelf = Shelf(budget)
-        self.state = core.AudioState(rules, self.shelf)
+        self.state = AudioState(rules, self.shelf)
         self.applied = 0
         self._budget = budget
         self._position = Position(0, 0)
@@ -34,12 +36,12 @@ class AudioFold:
 
     def restore(self, records: Sequence[tuple[bytes, bytes | None]]) -> None:
         """See `Fold`."""
-        core.restore(self.state, records)
+        restoring.restore(self.state, records)
 
     def restored(self, position: Position) -> None:
         """See `Fold`."""
-        core.restored(self.state, position.epoch, position.offset)
-        self._rows = core.unmaterialised(self.state)
+        restoring.restored(self.state, position.epoch, position.offset)
+        self._rows = restoring.unmaterialised(self.state)
         self._position, self.applied = position, position.offset
         self._clock_ms, self._totals = self.state.clock_ms, Counter(self.state.totals)
 
@@ -62,11 +64,11 @@ class AudioFold:
 
     def undone(self) -> Sequence[Any]:
         """See `Fold`."""
-        return list(core.undone(self.state))
+        return list(restoring.undone(self.state))
 
     def idle(self) -> Emit | None:
         """See `Fold`: while a session is open, the time decides when it is cut and ended."""
-        if not core.idle_wanted(self.state):
+        if not idle_wanted(self.state):
             return None
         return Emit(self.state.rules.source, None, b"", [("type", b"idle")], self.state.rules.partition)
 

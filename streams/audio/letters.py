@@ -1,0 +1,47 @@
+"""What the fold tells: events of sessions, and dead letters of what it could not use."""
+
+from __future__ import annotations
+
+from streams.audio.session import Session
+from streams.audio.state import AudioState
+from topics import audio
+from topics.audio_events import AudioEvent, encode_event
+from topics.records import Batch, DeadLetter, Emit, Record, Unreadable
+
+
+def tell(state: AudioState, session: Session, event: type, **fields: object) -> None:
+    """An event of a session, at the record that is being folded."""
+    where = {"source_partition": state.rules.partition, "source_offset": state.offset}
+    announce(state, event(session_id=session.id, **where, **fields))
+
+
+def announce(state: AudioState, event: AudioEvent) -> None:
+    """An event, with the coordinates that it has."""
+    state.emits.append(Emit(state.rules.events, event.session_id.encode(), encode_event(event)))
+
+
+def bury(state: AudioState, record: Record, reason: str, error: str) -> None:
+    """A dead letter of a record, unless an earlier flush wrote it."""
+    if record.offset < state.position:
+        return
+    where = (state.rules.source, state.rules.partition, record.offset, record.append_ms)
+    state.dead.append(DeadLetter(reason, error, *where, record.key, record.value, record.headers))
+    state.totals["dead"] += 1
+    state.totals["spoiled"] += reason == audio.Reason.MD5_MISMATCH
+
+
+def bury_session(
+    state: AudioState, session: Session, reason: str, error: str, offset: int | None = None, value: bytes | None = None
+) -> None:
+    """A dead letter of what was to be made of a session. That of a segment is also the record that asks for it again."""
+    headers = [("type", b"retry")] if value is not None else []
+    at = (state.rules.source, state.rules.partition, state.offset if offset is None else offset, state.clock_ms)
+    state.dead.append(DeadLetter(reason, error, *at, session.id.encode(), value, headers))
+    state.totals["dead"] += 1
+
+
+def bury_unreadable(state: AudioState, batch: Batch, piece: Unreadable) -> None:
+    """A dead letter of bytes that are no records."""
+    at = (batch.topic, batch.partition, piece.first_offset, piece.append_ms)
+    state.dead.append(DeadLetter("unreadable", piece.error, *at, None, piece.data))
+    state.totals["dead"] += 1
