@@ -15,6 +15,9 @@ TRAFFIC_DEADLETTER = "traffic.deadletter.v1"
 AUDIO_CHUNKS = "audio.chunks.v1"
 AUDIO_SEGMENTS = "audio.segments.v1"
 AUDIO_DEADLETTER = "audio.deadletter.v1"
+AI_TASKS = "ai.tasks.v1"
+AI_RESULTS = "ai.results.v1"
+AI_DEADLETTER = "ai.deadletter.v1"
 OWNERS = "sluiceway.owners.v1"
 
 
