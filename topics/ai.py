@@ -28,6 +28,8 @@ from topics.malformed import Malformed
 
 #: UTF-8 bytes of one question.
 MAX_QUESTION_BYTES = 256 << 10
+#: Bytes of a submit's JSON, in which a character may be six.
+MAX_SUBMIT_BYTES = 640 << 10
 #: UTF-8 bytes of one block of an answer.
 MAX_BLOCK_BYTES = 64 << 10
 #: UTF-8 bytes of an answer and its reasoning; of one that a gateway sends in an `outcome`.
@@ -234,6 +236,10 @@ def decode(key: bytes | None, value: bytes | None, headers: Headers) -> TaskReco
         return record
     if record.task_id != task_id:
         return Malformed(Reason.BAD_ID, f"the key is {task_id}, but task_id is {record.task_id[:160]!r}")
+    if kind is Submit and len(value or b"") > MAX_SUBMIT_BYTES:
+        return Malformed(
+            Reason.TOO_LARGE, f"the task has {len(value or b'')} bytes; at most {MAX_SUBMIT_BYTES} are taken"
+        )
     return problem_of(record) or record
 
 

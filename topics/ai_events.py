@@ -13,7 +13,7 @@ from topics.malformed import Malformed
 
 _Count = Annotated[int, Meta(ge=0)]
 
-#: Bytes of an answer that its event carries; a longer one is asked of the task's owner.
+#: Bytes of JSON of an answer that its event carries; a longer one is asked of the task's owner.
 MAX_RESULT_BYTES = 512 << 10
 
 _EVENT_ID = re.compile(r"(\d{1,5})-(\d{1,15})-(\d{1,6})")

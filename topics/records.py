@@ -145,7 +145,7 @@ class Emit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that can never succeed: why, its coordinates and its bytes."""
+    """A record that can never succeed: why, its coordinates and its bytes, and how often it was tried."""
 
     reason: str
     error: str
@@ -156,6 +156,7 @@ class DeadLetter:
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    attempts: int = 1
 
     @property
     def nbytes(self) -> int:

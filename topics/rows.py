@@ -19,6 +19,7 @@ STREAM_PROGRESS_ROWS = "stream_progress_rows"
 DEADLETTERS_ROWS = "deadletters_rows"
 AUDIO_SESSIONS_ROWS = "audio_sessions_rows"
 AUDIO_SEGMENTS_ROWS = "audio_segments_rows"
+AI_TASKS_ROWS = "ai_tasks_rows"
 
 _REPEATED = pa.dictionary(pa.int32(), pa.string())
 _LABELS = pa.map_(pa.string(), pa.string())
@@ -158,6 +159,46 @@ AUDIO_SEGMENTS = pa.schema(
     ]
 )
 
+#: One row a task, newest version kept: its whole state. `result` and `reasoning` are filled once it is completed; `attempts`
+#: is the most that one of its calls took, `calls` are all, `lost_calls` those whose worker died; `cost_micros` is millionths
+#: of the prices' currency; `processed_by` is worker, or gateway while Kafka was away.
+AI_TASKS = pa.schema(
+    [
+        ("task_id", pa.string()),
+        ("version", pa.uint64()),
+        ("user", pa.string()),
+        ("task_type", _REPEATED),
+        ("template", _REPEATED),
+        ("language", _REPEATED),
+        ("model", _REPEATED),
+        ("status", _REPEATED),
+        ("error_type", _REPEATED),
+        ("error", pa.string()),
+        ("question", pa.string()),
+        ("result", pa.string()),
+        ("reasoning", pa.string()),
+        ("segments", pa.uint32()),
+        ("batch", pa.uint64()),
+        ("attempts", pa.uint32()),
+        ("calls", pa.uint32()),
+        ("retries", pa.uint32()),
+        ("lost_calls", pa.uint32()),
+        ("prompt_tokens", pa.uint64()),
+        ("completion_tokens", pa.uint64()),
+        ("cost_micros", pa.uint64()),
+        ("submitted_ms", pa.int64()),
+        ("accepted_ms", pa.int64()),
+        ("started_ms", pa.int64()),
+        ("finished_ms", pa.int64()),
+        ("updated_ms", pa.int64()),
+        ("webhook", _REPEATED),
+        ("producer", _REPEATED),
+        ("processed_by", _REPEATED),
+        ("source_partition", pa.uint16()),
+        ("source_offset", pa.uint64()),
+    ]
+)
+
 SCHEMAS: dict[str, pa.Schema] = {
     TRAFFIC_EVENTS_ROWS: TRAFFIC_EVENTS,
     PATH_STATS_HOURLY_ROWS: PATH_STATS_HOURLY,
@@ -165,6 +206,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     DEADLETTERS_ROWS: DEADLETTERS,
     AUDIO_SESSIONS_ROWS: AUDIO_SESSIONS,
     AUDIO_SEGMENTS_ROWS: AUDIO_SEGMENTS,
+    AI_TASKS_ROWS: AI_TASKS,
 }
 
 

@@ -79,7 +79,7 @@ def _ours(letter: DeadLetter) -> list[tuple[str, bytes]]:
         ("source_topic", letter.topic.encode()),
         ("source_partition", str(letter.partition).encode()),
         ("source_offset", str(letter.offset).encode()),
-        ("attempts", b"1"),
+        ("attempts", str(letter.attempts).encode()),
     ]
 
 
