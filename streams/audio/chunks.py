@@ -7,8 +7,9 @@ from streams.audio.cuts import cut
 from streams.audio.deadlines import schedule
 from streams.audio.ending import end_session
 from streams.audio.letters import bury, tell
+from streams.audio.pending import Piece
 from streams.audio.rules import byte_rate
-from streams.audio.session import Piece, Segment, Session, Status
+from streams.audio.session import Segment, Session, Status
 from streams.audio.state import AudioState, applies, count, mark
 from topics import audio
 from topics.audio_events import ClosedBy, SessionOpened, SessionRefused, SessionResumed
@@ -104,8 +105,7 @@ def _accept(state: AudioState, session: Session, record: Record, chunk: audio.Ch
     played_us = audio.duration_us(session.opened, chunk.data)
     if played_us is None:
         played_us = size * 1_000_000 // byte_rate(session.opened)
-    session.pending[chunk.seq] = Piece(chunk.seq, record.offset, record.append_ms, size, played_us)
-    session.pending_us += played_us
+    session.pending.add(Piece(chunk.seq, record.offset, record.append_ms, size, played_us))
     session.size += size
     session.duration_us += played_us
     if not session.deferred:
@@ -115,7 +115,10 @@ def _accept(state: AudioState, session: Session, record: Record, chunk: audio.Ch
     _touch(state, session, record)
     count(state, record, "accepted")
     rules = state.rules
-    if session.pending_us >= (rules.upload_after_ms + rules.reorder_ms) * 1000 and record.offset >= state.position:
+    if (
+        session.pending.duration_us >= (rules.upload_after_ms + rules.reorder_ms) * 1000
+        and record.offset >= state.position
+    ):
         cut(state, session, everything=False)
 
 
@@ -133,9 +136,9 @@ def _put_back(state: AudioState, session: Session, record: Record, chunk: audio.
     """The snapshot has this chunk; its bytes are only in the log."""
     if session.deferred or not session.live:
         return
-    piece = session.pending.get(chunk.seq)
-    if piece is not None:
-        wanted = piece.offset == record.offset
+    offset = session.pending.offset_of(chunk.seq)
+    if offset is not None:
+        wanted = offset == record.offset
     else:
         segment = _segment_with(session, chunk.seq)
         wanted = segment is not None and segment.first_offset <= record.offset <= segment.last_offset

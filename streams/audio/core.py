@@ -157,10 +157,9 @@ def _needed(state: AudioState) -> Iterator[int]:
             yield session.fresh[0]
         if session.deferred or not session.live:
             continue
-        for piece in session.pending.values():
-            if piece.offset >= max(state.start, session.held_from):
-                yield piece.offset
-                break
+        held = session.pending.first_offset_from(max(state.start, session.held_from))
+        if held is not None:
+            yield held
         for first_seq in session.intents:
             if session.awaiting or state.shelf.intended(session.id, first_seq):
                 yield max(state.start, session.segments[first_seq].first_offset)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from streams.audio import session as sessions
+from streams.audio.deadlines import schedule
 from streams.audio.effects import PutSegment
-from streams.audio.session import Kept, Piece, Segment, Session, Status
+from streams.audio.session import Kept, Segment, Session, Status
 from streams.audio.state import AudioState, mark
 
 
@@ -13,33 +13,20 @@ def cut(state: AudioState, session: Session, everything: bool) -> None:
 
     Unless `everything`, the newest audio stays for late chunks to join, as long as it is not due itself.
     """
-    pieces = sorted(session.pending.values())
-    end = len(pieces) if everything else _reorder_point(state, pieces)
-    for run in sessions.runs(pieces[:end]):
-        segment = sessions.segment_of(run)
+    rules = state.rules
+    late_us = None if everything else rules.reorder_ms * 1000
+    for run in session.pending.cut(late_us, state.clock_ms - rules.upload_after_ms):
+        segment = Segment(*run)
         session.segments[segment.first_seq] = segment
         session.intents[segment.first_seq] = None
         state.shelf.intend(session.id, segment.first_seq, segment.last_seq, state.clock_ms)
         state.effects.append(put_segment(session, segment))
-    for piece in pieces[:end]:
-        del session.pending[piece.seq]
-        session.pending_us -= piece.duration_us
     if session.deferred and session.status is Status.OPEN:
-        session.deferred = not state.shelf.admit(session.id, state.rules.window_bytes(session.opened))
+        session.deferred = not state.shelf.admit(session.id, rules.window_bytes(session.opened))
         session.held_from = state.offset
     mark(state, session)
-
-
-def _reorder_point(state: AudioState, pieces: list[Piece]) -> int:
-    at, held_us = len(pieces), 0
-    while at > 0:
-        piece = pieces[at - 1]
-        held_us += piece.duration_us
-        due = piece.append_ms + state.rules.upload_after_ms <= state.clock_ms
-        if due or held_us > state.rules.reorder_ms * 1000:
-            break
-        at -= 1
-    return at
+    # Where the broker's clock has gone back, what is left may be older than what was cut.
+    schedule(state, session)
 
 
 def put_segment(session: Session, segment: Segment) -> PutSegment:

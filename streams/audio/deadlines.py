@@ -25,12 +25,7 @@ def next_due_ms(state: AudioState, session: Session) -> int | None:
         return None if session.removing else session.closed_ms + rules.remember_ms
     due = [session.last_ms + rules.session_idle_ms]
     if session.pending:
-        due += [session.last_ms + rules.silence_ms, oldest_ms(session) + rules.upload_after_ms]
+        due += [session.last_ms + rules.silence_ms, session.pending.oldest_ms + rules.upload_after_ms]
     if session.fresh is not None and session.id not in state.dirty:
         due.append(session.fresh[1] + rules.upload_after_ms)
     return min(due)
-
-
-def oldest_ms(session: Session) -> int:
-    """When the first chunk that is in no segment came."""
-    return next(iter(session.pending.values())).append_ms

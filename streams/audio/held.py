@@ -8,7 +8,7 @@ from the log again otherwise.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from weakref import WeakSet
 
@@ -101,13 +101,13 @@ class Shelf:
         buffer.data[seq] = data
         self._grow(buffer, len(data))
         self._trim(buffer)
-        if self.held > self._budget.capacity or self._budget.held > self._budget.capacity:
+        if self._budget.held > self._budget.capacity:
             self._budget.relieve()
 
     def has(self, session_id: str, first_seq: int, last_seq: int) -> bool:
         """Whether all bytes of a range are here."""
         buffer = self._buffers.get(session_id)
-        return buffer is not None and all(seq in buffer.data for seq in range(first_seq, last_seq + 1))
+        return buffer is not None and all(map(buffer.data.__contains__, range(first_seq, last_seq + 1)))
 
     def bytes_of(self, session_id: str, first_seq: int, last_seq: int) -> list[bytes] | None:
         """A range's chunks in their order; None when some are not here."""
@@ -143,7 +143,7 @@ class Shelf:
         if not keep:
             self._drop(session_id, first_seq, last_seq)
             return
-        buffer.stored.extend(seq for seq in range(first_seq, last_seq + 1) if seq in buffer.data)
+        buffer.stored.extend(filter(buffer.data.__contains__, range(first_seq, last_seq + 1)))
         self._trim(buffer)
 
     def end(self, session_id: str) -> None:
@@ -194,19 +194,21 @@ class Shelf:
         self._drop(unit.session_id, unit.first_seq, unit.last_seq)
 
     def _shed(self, buffer: Buffer) -> None:
-        for seq in buffer.stored:
-            self._grow(buffer, -len(buffer.data.pop(seq, b"")))
+        self._let_go(buffer, buffer.stored)
         buffer.stored.clear()
 
     def _drop(self, session_id: str, first_seq: int, last_seq: int) -> None:
         buffer = self._buffers.get(session_id)
         if buffer is not None:
-            for seq in range(first_seq, last_seq + 1):
-                self._grow(buffer, -len(buffer.data.pop(seq, b"")))
+            self._let_go(buffer, range(first_seq, last_seq + 1))
 
     def _trim(self, buffer: Buffer) -> None:
         while buffer.size > buffer.reserved and buffer.stored:
-            self._grow(buffer, -len(buffer.data.pop(buffer.stored.popleft(), b"")))
+            self._let_go(buffer, (buffer.stored.popleft(),))
+
+    def _let_go(self, buffer: Buffer, which: Iterable[int]) -> None:
+        data = buffer.data
+        self._grow(buffer, -sum(len(data.pop(seq, b"")) for seq in which))
 
     def _grow(self, buffer: Buffer, size: int) -> None:
         buffer.size += size

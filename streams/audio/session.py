@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
 
 import msgspec
 
 from streams.audio import seqs
+from streams.audio.pending import Pending, Piece
 from topics.audio import Open
 from topics.audio_events import ClosedBy
 
@@ -30,16 +30,6 @@ class Kept(IntEnum):
     STORED = 2
     FAILED = 3
     REMOVED = 4
-
-
-class Piece(NamedTuple):
-    """One accepted chunk that is in no segment yet."""
-
-    seq: int
-    offset: int
-    append_ms: int
-    size: int
-    duration_us: int
 
 
 class Segment(msgspec.Struct, array_like=True):
@@ -110,8 +100,7 @@ class Session:
     applied: int = 0
     version: int = 0
     ranges: seqs.Ranges = field(default_factory=list)
-    pending: dict[int, Piece] = field(default_factory=dict)  # by seq, in the order of the log
-    pending_us: int = 0
+    pending: Pending = field(default_factory=Pending)
     segments: dict[int, Segment] = field(default_factory=dict)  # by first seq
     duplicates: int = 0
     size: int = 0
@@ -150,7 +139,9 @@ class Session:
         """All accepted seqs up to it rest in the object store; None when the lowest does not."""
         stored = (Kept.STORED, Kept.REMOVED)
         waiting = [s.first_seq for s in self.segments.values() if s.kept not in stored]
-        first_waiting = min([*waiting, *self.pending], default=None)
+        if self.pending:
+            waiting.append(self.pending.first_seq)
+        first_waiting = min(waiting, default=None)
         done = [
             s.last_seq
             for s in self.segments.values()
@@ -171,7 +162,7 @@ class Session:
             applied,
             version,
             self.ranges,
-            list(self.pending.values()),
+            list(self.pending),
             self.in_order(),
             self.duplicates,
             self.size,
@@ -195,8 +186,7 @@ def load(saved: Saved) -> Session:
         applied=saved.applied,
         version=saved.version,
         ranges=saved.ranges,
-        pending={piece.seq: piece for piece in saved.pending},
-        pending_us=sum(piece.duration_us for piece in saved.pending),
+        pending=Pending(saved.pending),
         segments={segment.first_seq: segment for segment in saved.segments},
         duplicates=saved.duplicates,
         size=saved.size,
@@ -206,31 +196,6 @@ def load(saved: Saved) -> Session:
         recording=saved.recording,
         error=saved.error,
         intents={s.first_seq: None for s in saved.segments if s.kept is Kept.INTENDED},
-    )
-
-
-def runs(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Pieces in the order of their seqs, parted at every gap."""
-    run: list[Piece] = []
-    for piece in pieces:
-        if run and piece.seq != run[-1].seq + 1:
-            yield run
-            run = []
-        run.append(piece)
-    if run:
-        yield run
-
-
-def segment_of(run: list[Piece]) -> Segment:
-    """The segment that a run of consecutive pieces makes."""
-    offsets = [piece.offset for piece in run]
-    return Segment(
-        run[0].seq,
-        run[-1].seq,
-        min(offsets),
-        max(offsets),
-        sum(piece.size for piece in run),
-        sum(piece.duration_us for piece in run),
     )
 
 

@@ -139,3 +139,20 @@ def test_a_newer_connection_is_told_once_whatever_is_folded_again() -> None:
     told = [decode_event(emit.value) for emit in world.events]
     connections = [(e.source_offset, e.connection) for e in told if isinstance(e, SessionOpened | SessionResumed)]
     assert connections == [(0, "c1"), (2, "c2")], "an open without a name is no connection of a gateway"
+
+
+def test_where_the_brokers_clock_went_back_flushes_between_decide_nothing() -> None:
+    rules = replace(RULES, upload_after_ms=4_000, silence_ms=3_000, session_idle_ms=9_000, reorder_ms=1_000)
+    steps = [0, -10_800, 0, 0, 0, 0, 0, 0, 7_000, 500, 500, 500, 1_500, 0]  # ms before each chunk of half a second
+    made = []
+    for often in (False, True):
+        world = World(rules)
+        world.say(opened())
+        for seq, after_ms in enumerate(steps):
+            world.say(chunk("s", seq, 500), after_ms=after_ms)
+            if often:
+                world.read()
+                world.flush()
+        world.say(Close("s"), after_ms=1_500)
+        made.append(world.finish())
+    assert made[0].segments == made[1].segments == {"s": [(0, 7, "REMOVED"), (8, 11, "REMOVED"), (12, 13, "REMOVED")]}
