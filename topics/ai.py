@@ -16,7 +16,6 @@ its transactions. The key is the task's id, the header `type` says which record 
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from typing import Annotated, NamedTuple
 
@@ -24,6 +23,7 @@ import msgspec
 from msgspec import Meta
 
 from topics.headers import Headers, header
+from topics.ids import ID_RULE, valid_id
 from topics.malformed import Malformed
 
 #: UTF-8 bytes of one question.
@@ -37,10 +37,6 @@ MAX_ANSWER_BYTES, MAX_OUTCOME_BYTES = 4 << 20, 640 << 10
 #: 2100-01-01: a time past it is a unit mistake.
 MAX_TIMESTAMP_MS = 4_102_444_800_000
 MAX_ERROR_CHARS = 2_000
-#: What a task id is, in words for error messages.
-ID_RULE = "1 to 128 of A-Z a-z 0-9 . _ - , and not . or .."
-
-_TASK_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 _Count = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
 _Ms = Annotated[int, Meta(ge=0, le=MAX_TIMESTAMP_MS)]
@@ -212,11 +208,6 @@ class Encoded(NamedTuple):
     headers: list[tuple[str, bytes | None]]
 
 
-def valid_task_id(text: str) -> bool:
-    """Whether `text` may name a task, and so a path."""
-    return _TASK_ID.fullmatch(text) is not None and text not in (".", "..")
-
-
 def decode(key: bytes | None, value: bytes | None, headers: Headers) -> TaskRecord | Malformed:
     """One record of the topic. Total: any bytes give a record or a `Malformed`, whose reason is a `Reason`."""
     name = header(headers, "type")
@@ -227,7 +218,7 @@ def decode(key: bytes | None, value: bytes | None, headers: Headers) -> TaskReco
     if kind is Idle:
         return Idle()
     task_id = (key or b"").decode("ascii", "replace")
-    if kind not in _UNKEYED and not valid_task_id(task_id):
+    if kind not in _UNKEYED and not valid_id(task_id):
         return Malformed(Reason.BAD_ID, f"the key {(key or b'')[:160]!r} is no task id: {ID_RULE}")
     if kind is Cancel:
         return Cancel(task_id)
@@ -279,7 +270,7 @@ def new_submit(fields: dict[str, object]) -> Submit | Malformed:
 
 
 def _problem_of_submit(submit: Submit) -> Malformed | None:
-    if not valid_task_id(submit.task_id):
+    if not valid_id(submit.task_id):
         return Malformed(Reason.BAD_ID, f"task_id {submit.task_id[:160]!r} is not {ID_RULE}")
     for name in ("user", "model", "webhook_url"):
         text = getattr(submit, name)

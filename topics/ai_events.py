@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from topics.ai import Kind
-from topics.malformed import Malformed
+from topics.malformed import Malformed, decoded
 
 _Count = Annotated[int, Meta(ge=0)]
 
@@ -160,9 +160,4 @@ def encode_event(event: TaskEvent) -> bytes:
 
 def decode_event(value: bytes | None) -> TaskEvent | Malformed:
     """One record's value. Total: any bytes give an event or a `Malformed`."""
-    try:
-        return _events.decode(value or b"")
-    except msgspec.ValidationError as error:
-        return Malformed("invalid", str(error))
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        return Malformed("not_json", str(error))
+    return decoded(_events, value)

@@ -11,6 +11,7 @@ import msgspec
 
 from topics import opus
 from topics.headers import Headers, header
+from topics.ids import ID_RULE, valid_id
 from topics.malformed import Malformed
 
 MAX_USER_CHARS = 128
@@ -25,10 +26,6 @@ MAX_TIMESTAMP_MS = 4_102_444_800_000
 #: Headers of an open that a gateway writes: the sender can be told no, and waits to hear it; and which connection it is.
 REFUSE = "refuse"
 CONNECTION = "connection"
-#: What a session id is, in words for error messages.
-ID_RULE = "1 to 128 of A-Z a-z 0-9 . _ - , and not . or .."
-
-_SESSION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NUMBER = re.compile(rb"[0-9]{1,15}")
 _MD5 = re.compile(rb"[0-9a-fA-F]{32}")
 
@@ -122,11 +119,6 @@ class Encoded(NamedTuple):
     headers: list[tuple[str, bytes | None]]
 
 
-def valid_session_id(text: str) -> bool:
-    """Whether `text` may name a session, and so a folder of objects."""
-    return _SESSION_ID.fullmatch(text) is not None and text not in (".", "..")
-
-
 def decode(
     key: bytes | None, value: bytes | None, headers: Headers, max_chunk_bytes: int = MAX_CHUNK_BYTES
 ) -> AudioRecord | Malformed:
@@ -135,7 +127,7 @@ def decode(
     if kind == b"idle":
         return Idle()
     session_id = (key or b"").decode("ascii", "replace")
-    if not valid_session_id(session_id):
+    if not valid_id(session_id):
         return Malformed(Reason.BAD_ID, f"the key {(key or b'')[:160]!r} is no session id: {ID_RULE}")
     if kind == b"chunk":
         return _chunk(session_id, value or b"", headers, max_chunk_bytes)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
+
+T = TypeVar("T")
 
 
 class Malformed(msgspec.Struct, frozen=True):
@@ -10,3 +14,13 @@ class Malformed(msgspec.Struct, frozen=True):
 
     reason: str
     error: str
+
+
+def decoded(decoder: msgspec.json.Decoder[T], value: bytes | None) -> T | Malformed:
+    """A JSON value of the decoder's type. Total: any bytes give one or a `Malformed`, `invalid` or `not_json`."""
+    try:
+        return decoder.decode(value or b"")
+    except msgspec.ValidationError as error:
+        return Malformed("invalid", str(error))
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        return Malformed("not_json", str(error))

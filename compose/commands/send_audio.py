@@ -23,8 +23,9 @@ from compose.audio_client import AudioSender, SendFailed, Sent
 from compose.audio_source import SourceError, probe, read_chunks
 from compose.logs import set_up_logs
 from compose.settings import Settings, load
-from topics.audio import ID_RULE, Format, Open, Store, Tier, valid_session_id
+from topics.audio import Format, Open, Store, Tier
 from topics.audio_socket import OpenMessage
+from topics.ids import ID_RULE, valid_id
 from topics.malformed import Malformed
 
 FAILED = 1
@@ -61,7 +62,7 @@ def send_audio(
     except SourceError as failure:
         raise _unreadable(failure) from None
     opened = OpenMessage(format, rate, channels, user, tier, store)
-    checked = opened.opened(session_id) if valid_session_id(session_id) else Malformed("", f"--session: {ID_RULE}")
+    checked = opened.opened(session_id) if valid_id(session_id) else Malformed("", f"--session: {ID_RULE}")
     if isinstance(checked, Malformed):
         raise typer.BadParameter(checked.error)
     source = _paced(Path(file), checked, realtime)

@@ -136,8 +136,8 @@ def _take(state: AiState, record: Record) -> None:
         state.totals["idle"] += 1
     elif isinstance(found, ai.Owner):
         _seat(state, found.term)
-    elif _partition_of(record.key or b"", state.rules.partitions) != state.rules.partition:
-        _send_on(state, record)
+    elif (home := _partition_of(record.key or b"", state.rules.partitions)) != state.rules.partition:
+        _send_on(state, record, home)
     elif isinstance(found, ai.Submit):
         _submit(state, record, found)
     elif (task := state.tasks.get(found.task_id)) is not None:
@@ -166,11 +166,9 @@ def _heard(state: AiState, task: Task, found: ai.TaskRecord) -> bool:
     return True
 
 
-def _send_on(state: AiState, record: Record) -> None:
+def _send_on(state: AiState, record: Record, to: int) -> None:
     rules = state.rules
-    to = _partition_of(record.key or b"", rules.partitions)
-    carried, origin = (record.key, record.value, record.headers), (rules.partition, record.offset)
-    emit = sent_on(rules.source, origin, carried, to, rules.record_bytes_max)
+    emit = sent_on(rules.source, rules.partition, record, to, rules.record_bytes_max)
     if isinstance(emit, Malformed):
         _bury(state, record, emit.reason, emit.error)
     else:

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from streams.ai.fold import AiFold
 from streams.ai.task import Task
+from streams.runtime.routes import OwnedKeys, answer, refused
 from streams.runtime.worker import StreamWorker
-from topics.ai import Status, valid_task_id
+from topics.ai import Status
 from topics.ai_events import parse_event_id
-from topics.partitioning import partition_of
+from topics.ids import valid_id
 
 #: Tasks of one page.
 PAGE_MAX = 200
@@ -33,7 +33,7 @@ class AiRoutes:
 
     def __init__(self, worker: StreamWorker, partitions: Callable[[], int]) -> None:
         self._worker = worker
-        self._partitions = partitions
+        self._keys = OwnedKeys(worker, partitions, "task_id")
 
     def all(self) -> Sequence[web.RouteDef]:
         """The routes."""
@@ -49,20 +49,20 @@ class AiRoutes:
         place = {"partition": partition, "applied": fold.applied}
         task = fold.task(task_id)
         if task is None:
-            return _json({"task_id": task_id, "status": "unknown", **place}, 404)
-        return _json({**fold.described(task), "submit": fold.submitted(task), **place})
+            return answer({"task_id": task_id, "status": "unknown", **place}, 404)
+        return answer({**fold.described(task), "submit": fold.submitted(task), **place})
 
     async def _events(self, request: web.Request) -> web.Response:
         task_id, partition, fold = self._owned(request)
         asked = request.query.get("after")
         after = parse_event_id(asked) if asked else None
         if asked and after is None:
-            raise _refused(web.HTTPBadRequest, f"{asked[:60]!r} is no event id")
+            raise refused(web.HTTPBadRequest, f"{asked[:60]!r} is no event id")
         place = {"partition": partition, "applied": fold.applied}
         task = fold.task(task_id)
         if task is None:
-            return _json({"task_id": task_id, "status": "unknown", **place}, 404)
-        return _json({"task_id": task_id, "status": task.status, "events": fold.events(task, after), **place})
+            return answer({"task_id": task_id, "status": "unknown", **place}, 404)
+        return answer({"task_id": task_id, "status": task.status, "events": fold.events(task, after), **place})
 
     async def _list(self, request: web.Request) -> web.Response:
         query = request.query
@@ -71,7 +71,7 @@ class AiRoutes:
             wanted = Status(query["status"]) if query.get("status") else None
             before = _cursor(query["before"]) if query.get("before") else None
         except ValueError as error:
-            raise _refused(web.HTTPBadRequest, str(error)) from None
+            raise refused(web.HTTPBadRequest, str(error)) from None
         folds = list(self._folds())
         found: list[tuple[int, str, dict[str, Any]]] = []
         for _, fold in folds:
@@ -79,10 +79,10 @@ class AiRoutes:
             found += [(task.accepted_ms, task.id, fold.described(task)) for task in islice(tasks, limit)]
         found.sort(key=lambda item: item[:2], reverse=True)
         page = [described for *_, described in found[:limit]]
-        return _json({"tasks": page, "partitions": [partition for partition, _ in folds]})
+        return answer({"tasks": page, "partitions": [partition for partition, _ in folds]})
 
     async def _queue(self, request: web.Request) -> web.Response:
-        return _json({"partitions": [queue_figures(partition, fold) for partition, fold in self._folds()]})
+        return answer({"partitions": [queue_figures(partition, fold) for partition, fold in self._folds()]})
 
     def _folds(self) -> Iterator[tuple[int, AiFold]]:
         for partition, runner in sorted(self._worker.runners.items()):
@@ -91,16 +91,7 @@ class AiRoutes:
                 yield partition, runner.fold
 
     def _owned(self, request: web.Request) -> tuple[str, int, AiFold]:
-        task_id = request.match_info["task_id"]
-        if not valid_task_id(task_id):
-            raise _refused(web.HTTPBadRequest, "this is no task id")
-        partition = partition_of(task_id.encode(), self._partitions())
-        runner = self._worker.runners.get(partition)
-        if runner is None:
-            raise _refused(web.HTTPMisdirectedRequest, f"partition {partition} is not owned by this worker")
-        if not runner.ready.is_set():
-            raise _refused(web.HTTPServiceUnavailable, f"partition {partition} is being restored")
-        fold = runner.fold
+        task_id, partition, fold = self._keys.of(request)
         assert isinstance(fold, AiFold)
         return task_id, partition, fold
 
@@ -147,14 +138,6 @@ def _matching(tasks: Iterator[Task], status: Status | None, before: tuple[int, s
 
 def _cursor(text: str) -> tuple[int, str]:
     accepted_ms, _, task_id = text.partition("-")
-    if not accepted_ms.isdecimal() or not valid_task_id(task_id):
+    if not accepted_ms.isdecimal() or not valid_id(task_id):
         raise ValueError(f"{text[:160]!r} is no cursor")
     return int(accepted_ms), task_id
-
-
-def _json(document: dict[str, Any], status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(document), status=status, content_type="application/json")
-
-
-def _refused(kind: type[web.HTTPError], error: str) -> web.HTTPError:
-    return kind(text=msgspec.json.encode({"error": error}).decode(), content_type="application/json")

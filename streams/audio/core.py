@@ -74,8 +74,8 @@ def _take(state: AudioState, record: Record) -> None:
         count(state, record, "idle")
     elif isinstance(found, Malformed):
         bury(state, record, found.reason, found.error)
-    elif _astray(state, record):
-        _send_on(state, record)
+    elif (home := _partition_of(record.key or b"", state.rules.partitions)) != state.rules.partition:
+        _send_on(state, record, home)
     elif isinstance(found, audio.Chunk):
         take_chunk(state, record, found)
     elif isinstance(found, audio.Open):
@@ -86,15 +86,9 @@ def _take(state: AudioState, record: Record) -> None:
         take_outcome(state, record, found)
 
 
-def _astray(state: AudioState, record: Record) -> bool:
-    return _partition_of(record.key or b"", state.rules.partitions) != state.rules.partition
-
-
-def _send_on(state: AudioState, record: Record) -> None:
+def _send_on(state: AudioState, record: Record, to: int) -> None:
     rules = state.rules
-    to = _partition_of(record.key or b"", rules.partitions)
-    carried, origin = (record.key, record.value, record.headers), (rules.partition, record.offset)
-    emit = sent_on(rules.source, origin, carried, to, rules.chunk_bytes_max)
+    emit = sent_on(rules.source, rules.partition, record, to, rules.chunk_bytes_max)
     if isinstance(emit, Malformed):
         bury(state, record, emit.reason, emit.error)
     elif record.offset >= state.position:

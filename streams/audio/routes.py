@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from streams.audio.containers.errors import BadAudio
 from streams.audio.containers.window import window_wav
 from streams.audio.fold import AudioFold
 from streams.audio.objects import CONTENT_TYPES
+from streams.runtime.routes import OwnedKeys, answer
 from streams.runtime.worker import StreamWorker
-from topics.audio import valid_session_id
-from topics.partitioning import partition_of
 
 
 class AudioRoutes:
@@ -27,8 +24,7 @@ class AudioRoutes:
     """
 
     def __init__(self, worker: StreamWorker, partitions: Callable[[], int]) -> None:
-        self._worker = worker
-        self._partitions = partitions
+        self._keys = OwnedKeys(worker, partitions, "session_id")
 
     def all(self) -> Sequence[web.RouteDef]:
         """The routes."""
@@ -42,14 +38,14 @@ class AudioRoutes:
         place = {"partition": partition, "applied": fold.applied}
         session = fold.session(session_id)
         if session is None:
-            return _json({"session_id": session_id, "status": "unknown", **place}, 404)
-        return _json({**fold.described(session), **place})
+            return answer({"session_id": session_id, "status": "unknown", **place}, 404)
+        return answer({**fold.described(session), **place})
 
     async def _window(self, request: web.Request) -> web.Response:
         session_id, partition, fold = self._owned(request)
         session = fold.session(session_id)
         if session is None:
-            return _json({"session_id": session_id, "status": "unknown", "partition": partition}, 404)
+            return answer({"session_id": session_id, "status": "unknown", "partition": partition}, 404)
         held = _newest(fold.shelf.window(session_id), fold.state.rules.window_bytes(session.opened))
         headers = {"X-Seqs": f"{held[0][0]}-{held[-1][0]}" if held else "", "X-Deferred": str(session.deferred).lower()}
         chunks = [data for _, data in held]
@@ -60,20 +56,11 @@ class AudioRoutes:
         try:
             body = await asyncio.to_thread(window_wav, session.opened, chunks)
         except BadAudio as error:
-            return _json({"error": str(error)}, 422)
+            return answer({"error": str(error)}, 422)
         return web.Response(body=body, content_type=CONTENT_TYPES["wav"], headers=headers)
 
     def _owned(self, request: web.Request) -> tuple[str, int, AudioFold]:
-        session_id = request.match_info["session_id"]
-        if not valid_session_id(session_id):
-            raise _refused(web.HTTPBadRequest, "this is no session id")
-        partition = partition_of(session_id.encode(), self._partitions())
-        runner = self._worker.runners.get(partition)
-        if runner is None:
-            raise _refused(web.HTTPMisdirectedRequest, f"partition {partition} is not owned by this worker")
-        if not runner.ready.is_set():
-            raise _refused(web.HTTPServiceUnavailable, f"partition {partition} is being restored")
-        fold = runner.fold
+        session_id, partition, fold = self._keys.of(request)
         assert isinstance(fold, AudioFold)
         return session_id, partition, fold
 
@@ -84,11 +71,3 @@ def _newest(held: list[tuple[int, bytes]], size: int) -> list[tuple[int, bytes]]
     while at > 0 and (size := size - len(held[at - 1][1])) >= 0:
         at -= 1
     return held[at:]
-
-
-def _json(document: dict[str, Any], status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(document), status=status, content_type="application/json")
-
-
-def _refused(kind: type[web.HTTPError], error: str) -> web.HTTPError:
-    return kind(text=msgspec.json.encode({"error": error}).decode(), content_type="application/json")

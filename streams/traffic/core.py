@@ -26,7 +26,7 @@ from streams.traffic.rollup import DELTA, SNAPSHOT, ChangelogRecord, Rollups
 from streams.traffic.templates import template
 from topics.malformed import Malformed
 from topics.native import digests_of, partitions_of
-from topics.records import Batch, DeadLetter, Emit, Flush, Unreadable
+from topics.records import Batch, DeadLetter, Emit, Flush, Record, Unreadable
 from topics.rerouting import sent_on
 from topics.specs import TRAFFIC_EVENTS
 
@@ -188,10 +188,11 @@ def _send_on(state: TrafficState, batch: Batch, decoded: Decoded, astray: Bools,
     at = np.flatnonzero(astray)
     rows, ids = decoded.rows[at], decoded.ids.take(at)
     # All as plain values: an array's own scalars cost a microsecond each.
-    columns = (rows.tolist(), batch.offsets[rows].tolist(), home[at].tolist())
-    for i, (row, offset, to) in enumerate(zip(*columns, strict=True)):
-        record = (ids.bytes_of(i), batch.value(row), batch.headers(row))
-        emit = sent_on(batch.topic, (batch.partition, offset), record, to, state.rules.max_bytes)
+    columns = (rows.tolist(), batch.offsets[rows].tolist(), batch.append_ms[rows].tolist(), home[at].tolist())
+    for i, (row, offset, append_ms, to) in enumerate(zip(*columns, strict=True)):
+        # By its id: the key may be another one, or missing.
+        record = Record(offset, append_ms, batch.value(row), ids.bytes_of(i), batch.headers(row))
+        emit = sent_on(batch.topic, batch.partition, record, to, state.rules.max_bytes)
         if isinstance(emit, Malformed):
             _bury(state, batch, row, emit.reason, emit.error)
             continue

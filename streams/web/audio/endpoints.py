@@ -17,8 +17,8 @@ from streams.web.audio.wire import Wire
 from streams.web.context import AUDIO
 from streams.web.openapi import Endpoints, Json, response
 from streams.web.problems import Problem
-from topics.audio import ID_RULE, valid_session_id
 from topics.audio_events import Manifest, decode_manifest
+from topics.ids import ID_RULE, valid_id
 
 _STOP_S = 8.0
 _RETRY_S = "2"
@@ -205,7 +205,7 @@ async def end_connections(app: web.Application) -> None:
 
 def _session(request: web.Request) -> str:
     session_id = request.match_info["session_id"]
-    if not valid_session_id(session_id):
+    if not valid_id(session_id):
         raise Problem(400, f"{session_id[:100]!a} is no session id: {ID_RULE}.")
     return session_id
 

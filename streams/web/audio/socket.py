@@ -23,7 +23,7 @@ from streams.web.audio.owner import OwnerAway, SessionOwner, SessionState
 from streams.web.metrics import AudioMetrics
 from streams.web.publisher import HeadedRecord, Place, PublishUnavailable
 from topics import audio
-from topics.audio import Chunk, Close, Open, misfit, valid_session_id
+from topics.audio import Chunk, Close, Open, misfit
 from topics.audio_events import AudioEvent, SegmentStored, SessionClosed, SessionOpened, SessionRefused, SessionResumed
 from topics.audio_socket import (
     ClosedMessage,
@@ -39,6 +39,7 @@ from topics.audio_socket import (
     decode_frame,
     encode_message,
 )
+from topics.ids import ID_RULE, valid_id
 from topics.malformed import Malformed
 
 CLOSE_CODES = {
@@ -258,9 +259,9 @@ class AudioSocket:
     # -- reader ------------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        if not valid_session_id(self.session_id):
+        if not valid_id(self.session_id):
             shown = ascii(self.session_id[:100])
-            self._end(ErrorCode.BAD_SESSION_ID, f"{shown} is no session id: {audio.ID_RULE}")
+            self._end(ErrorCode.BAD_SESSION_ID, f"{shown} is no session id: {ID_RULE}")
         while not self._over.is_set():
             said = await self._wire.receive()
             if said is None or self._over.is_set():
