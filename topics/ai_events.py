@@ -1,43 +1,20 @@
-"""What happened to AI tasks: the events of `ai.results.v1`, and the ids by which a reader orders and resumes them."""
+"""What happened to AI tasks: the events of `ai.results.v1`."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from topics.ai import Kind
+from topics.event_ids import EventId
 from topics.malformed import Malformed, decoded
 
 _Count = Annotated[int, Meta(ge=0)]
 
 #: Bytes of JSON of an answer that its event carries; a longer one is asked of the task's owner.
 MAX_RESULT_BYTES = 512 << 10
-
-_EVENT_ID = re.compile(r"(\d{1,5})-(\d{1,15})-(\d{1,6})")
-
-
-class EventId(NamedTuple):
-    """An event's place: ids of one task grow with time, and the same event has the same id for ever.
-
-    `offset` is that of the record in `ai.tasks.v1` that brought it about, `epoch` that of the topic (it rises when the topic
-    is made anew), `number` counts the events of one record. As text it is an SSE id.
-    """
-
-    epoch: int
-    offset: int
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.epoch}-{self.offset}-{self.number}"
-
-
-def parse_event_id(text: str) -> EventId | None:
-    """The id that `str` made; None for any other text."""
-    found = _EVENT_ID.fullmatch(text)
-    return EventId(*map(int, found.groups())) if found and text.isascii() else None
 
 
 class Figures(msgspec.Struct, frozen=True):

@@ -18,6 +18,9 @@ AUDIO_DEADLETTER = "audio.deadletter.v1"
 AI_TASKS = "ai.tasks.v1"
 AI_RESULTS = "ai.results.v1"
 AI_DEADLETTER = "ai.deadletter.v1"
+FILES_JOBS = "files.jobs.v1"
+FILES_PROGRESS = "files.progress.v1"
+FILES_DEADLETTER = "files.deadletter.v1"
 OWNERS = "sluiceway.owners.v1"
 
 

@@ -18,7 +18,8 @@ from streams.ai.task import Task
 from streams.ai.telling import figures_of, history
 from streams.runtime.fold import Materialisation, Position
 from topics.ai import Idle, Kind, Status, encode
-from topics.ai_events import EventId, TaskEvent
+from topics.ai_events import TaskEvent
+from topics.event_ids import EventId
 from topics.records import Batch, Emit, Flush
 from topics.rows import AI_TASKS_ROWS
 

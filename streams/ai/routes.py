@@ -14,7 +14,7 @@ from streams.ai.task import Task
 from streams.runtime.routes import OwnedKeys, answer, refused
 from streams.runtime.worker import StreamWorker
 from topics.ai import Status
-from topics.ai_events import parse_event_id
+from topics.event_ids import parse_event_id
 from topics.ids import valid_id
 
 #: Tasks of one page.
