@@ -14,12 +14,13 @@ from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry
 
 from streams.web.audio.hub import Hub
-from streams.web.audio.owner import AudioOwners, OwnerAway
+from streams.web.audio.owner import AudioOwners
 from streams.web.audio.recordings import AudioParts
 from streams.web.audio.socket import SocketParts
 from streams.web.context import Readiness
 from streams.web.gateway import make_gateway
 from streams.web.metrics import AudioMetrics
+from streams.web.owner import OwnerAway
 from streams.web.publisher import Place
 from tests.unit.test_audio_socket import Log
 from tests.unit.test_gateway import KeptRecords, problem

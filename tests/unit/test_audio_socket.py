@@ -13,9 +13,10 @@ from prometheus_client import CollectorRegistry
 
 from streams.web.audio.durable import Durable
 from streams.web.audio.hub import Hub
-from streams.web.audio.owner import OwnerAway, SessionState
+from streams.web.audio.owner import SessionState
 from streams.web.audio.socket import AudioSocket, SocketLimits, SocketParts
 from streams.web.metrics import AudioMetrics
+from streams.web.owner import OwnerAway
 from streams.web.publisher import HeadedRecord, Place, PublishUnavailable
 from topics.audio_events import (
     AudioEvent,

@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import hdrs, web
 
-from streams.web.audio.owner import Answer, OwnerAway
 from streams.web.audio.recordings import AudioParts
 from streams.web.audio.socket import AudioSocket
 from streams.web.audio.wire import Wire
 from streams.web.context import AUDIO
 from streams.web.openapi import Endpoints, Json, response
+from streams.web.owner import Answer, OwnerAway
 from streams.web.problems import Problem
 from topics.audio_events import Manifest, decode_manifest
 from topics.ids import ID_RULE, valid_id

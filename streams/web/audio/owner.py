@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import quote
 
 import msgspec
-from aiohttp import ClientError, ClientSession, ClientTimeout
 
+from streams.web.owner import Answer, OwnerAway, Owners
 from streams.web.publisher import Place
 from topics.audio import Open
-from topics.partitioning import partition_of
 
 _PAUSE_S, _PAUSE_MAX_S = 0.02, 0.5
-
-
-class OwnerAway(Exception):
-    """The owner did not answer in time, or has not come as far as was asked for."""
 
 
 class SessionState(msgspec.Struct, frozen=True):
@@ -56,16 +50,6 @@ class SessionOwner(Protocol):
         """The session once the record at `after` is folded. Raises OwnerAway past `within_s`."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the owner's endpoint said."""
-
-    status: int
-    body: bytes
-    content_type: str
-    headers: dict[str, str]
-
-
 class AudioOwners:
     """Asks owners over HTTP. `url_of` gives the owner's address by partition, `partitions` their number."""
 
@@ -75,15 +59,11 @@ class AudioOwners:
         partitions: Callable[[], Awaitable[int]],
         timeout_s: float = 5.0,
     ) -> None:
-        self._url_of = url_of
-        self._partitions = partitions
-        self._timeout = ClientTimeout(total=timeout_s)
-        self._client: ClientSession | None = None
+        self._owners = Owners("audio", url_of, partitions, timeout_s)
 
     async def close(self) -> None:
         """Let go of the connections."""
-        if self._client is not None:
-            await self._client.close()
+        await self._owners.close()
 
     async def state(self, session_id: str, after: Place, within_s: float) -> SessionState:
         """See `SessionOwner`."""
@@ -92,7 +72,7 @@ class AudioOwners:
             async with asyncio.timeout(within_s):
                 while True:
                     try:
-                        answer = await self._get(after.partition, f"/audio/{quote(session_id, safe='')}")
+                        answer = await self._owners.get(after.partition, f"/audio/{quote(session_id, safe='')}")
                         if answer.status in (200, 404):
                             state = msgspec.json.decode(answer.body, type=SessionState)
                             if state.applied > after.offset:
@@ -109,22 +89,5 @@ class AudioOwners:
 
     async def get(self, session_id: str, path: str = "") -> Answer:
         """What the session's owner answers now. Raises OwnerAway."""
-        try:
-            partitions = await self._partitions()
-        except Exception as error:
-            raise OwnerAway(f"Kafka does not say who owns the session: {error}") from None
-        partition = partition_of(session_id.encode(), partitions)
-        return await self._get(partition, f"/audio/{quote(session_id, safe='')}{path}")
-
-    async def _get(self, partition: int, path: str) -> Answer:
-        url = self._url_of(partition)
-        if url is None:
-            raise OwnerAway(f"no worker has announced itself for audio partition {partition}")
-        if self._client is None:
-            self._client = ClientSession(timeout=self._timeout)
-        try:
-            async with self._client.get(url + path) as answer:
-                body = await answer.read()
-                return Answer(answer.status, body, answer.content_type, dict(answer.headers))
-        except (ClientError, TimeoutError, OSError) as error:
-            raise OwnerAway(f"its worker at {url} does not answer ({type(error).__name__})") from None
+        partition = await self._owners.partition_of(session_id)
+        return await self._owners.get(partition, f"/audio/{quote(session_id, safe='')}{path}")

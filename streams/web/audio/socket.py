@@ -19,8 +19,9 @@ from aiohttp import WSCloseCode
 
 from streams.web.audio.durable import Durable
 from streams.web.audio.hub import Hub
-from streams.web.audio.owner import OwnerAway, SessionOwner, SessionState
+from streams.web.audio.owner import SessionOwner, SessionState
 from streams.web.metrics import AudioMetrics
+from streams.web.owner import OwnerAway
 from streams.web.publisher import HeadedRecord, Place, PublishUnavailable
 from topics import audio
 from topics.audio import Chunk, Close, Open, misfit
