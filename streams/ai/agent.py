@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from streams.ai.core import Split
 from streams.ai.fold import AiFold
 from streams.ai.outside import AiOutside, World
 from streams.ai.routes import AiRoutes
 from streams.ai.rules import AiRules
+from streams.ai.state import Split
 from streams.runtime.outside import Seat
 from streams.runtime.worker import StreamSpec
 from topics import specs

@@ -9,11 +9,13 @@ from typing import Any
 
 import msgspec
 
-from streams.ai import core
+from streams.ai import core, restoring
+from streams.ai.clock import idle_wanted
 from streams.ai.effects import CallModel, Effect
 from streams.ai.model_port import Asked, Part
 from streams.ai.rows import Row, table
 from streams.ai.rules import AiRules
+from streams.ai.state import AiState, Split
 from streams.ai.task import Task
 from streams.ai.telling import figures_of, history
 from streams.runtime.fold import Materialisation, Position
@@ -32,10 +34,10 @@ MERGE_QUESTION_CHARS = 2_000
 class AiFold:
     """Implements `streams.runtime.fold.Fold` over `core`."""
 
-    def __init__(self, rules: AiRules, split: core.Split) -> None:
-        self.state = core.AiState(rules, split)
+    def __init__(self, rules: AiRules, split: Split) -> None:
+        self.state = AiState(rules, split)
         self.applied = 0
-        self._kept = core.Restoring()
+        self._kept = restoring.Restoring()
         self._position = Position(0, 0)
         self._clock_ms = 0
         self._totals: Counter[str] = Counter()
@@ -51,9 +53,9 @@ class AiFold:
 
     def restored(self, position: Position) -> None:
         """See `Fold`."""
-        core.restored(self.state, self._kept, position.epoch, position.offset)
-        self._kept = core.Restoring()
-        self._rows = core.unmaterialised(self.state)
+        restoring.restored(self.state, self._kept, position.epoch, position.offset)
+        self._kept = restoring.Restoring()
+        self._rows = restoring.unmaterialised(self.state)
         self._position, self.applied = position, position.offset
         self._clock_ms, self._totals = self.state.clock_ms, Counter(self.state.totals)
 
@@ -80,7 +82,7 @@ class AiFold:
 
     def idle(self) -> Emit | None:
         """See `Fold`: while a task is open, the time decides about it."""
-        if not core.idle_wanted(self.state):
+        if not idle_wanted(self.state):
             return None
         encoded = encode(Idle())
         return Emit(self.state.rules.source, None, encoded.value, encoded.headers, self.state.rules.partition)
