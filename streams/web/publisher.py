@@ -113,6 +113,11 @@ class KafkaPublisher:
         except (TimeoutError, KafkaError, OSError):
             return False
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, as far as is known; a broker that is gone is noticed by the next record."""
+        return self._session is not None
+
     async def partitions(self) -> int:
         """How many partitions the topic has. Raises PublishUnavailable while that is not known."""
         session = self._session

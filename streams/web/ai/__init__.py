@@ -1,0 +1,1 @@
+"""The gateway's side of AI tasks: taking them in, telling of them, and doing them itself while Kafka is away."""
