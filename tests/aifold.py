@@ -183,6 +183,13 @@ class World:
 
     # -- runs ---------------------------------------------------------------------------------------------------
 
+    def settle_log(self) -> None:
+        """Fold and flush until the log is read and nothing is to be reported; effects stay under way."""
+        while self.folded < len(self.log) or self.reports:
+            self.read()
+            self.flush()
+        self.flush()
+
     def settle(self) -> None:
         """Fold, flush and do effects until nothing moves but time."""
         while self.folded < len(self.log) or self.inflight or self.reports:

@@ -9,7 +9,8 @@ from streams.ai.calls import call_failed
 from streams.ai.deadlines import first_due, schedule, waits
 from streams.ai.effects import Abandon
 from streams.ai.ending import fail
-from streams.ai.granting import batch_due_ms, free, go_first, rate_due_ms
+from streams.ai.granting import free, go_first
+from streams.ai.line import NEVER_MS
 from streams.ai.state import ORIGIN_TAG, SEGMENT_TAG, TASK_TAG, TEXT_TAG, AiState, key_of
 from streams.ai.task import CallState, Task
 
@@ -19,10 +20,10 @@ def pass_time(state: AiState, append_ms: int) -> None:
     if append_ms <= state.clock_ms:
         return
     state.clock_ms = append_ms
-    while (task := first_due(state)) is not None and task.due_ms <= append_ms:
+    while state.seated and (task := first_due(state)) is not None and task.due_ms <= append_ms:
         heapq.heappop(state.deadlines)
         task.due_ms = 0
-        _do_what_is_due(state, task)
+        do_what_is_due(state, task)
         schedule(state, task)
     while state.finished:
         task = state.tasks[next(iter(state.finished))]
@@ -31,7 +32,8 @@ def pass_time(state: AiState, append_ms: int) -> None:
         _forget(state, task)
 
 
-def _do_what_is_due(state: AiState, task: Task) -> None:
+def do_what_is_due(state: AiState, task: Task) -> None:
+    """What time alone changes about a task by now."""
     clock_ms = state.clock_ms
     if waits(task) and clock_ms >= task.deadline_ms:
         fail(state, task, "deadline_exceeded", "its deadline passed while calls of it waited for a slot")
@@ -51,12 +53,8 @@ def next_due_ms(state: AiState) -> int | None:
     """The clock at which something about unfinished tasks is due, if no record comes before."""
     first = first_due(state)
     due = [] if first is None else [first.due_ms]
-    for model, line in state.lines.items():
-        if line.waiting:
-            if line.fresh and line.released == 0:
-                due.append(batch_due_ms(state.rules, line))
-            due.append(rate_due_ms(state, model, line))
-    return min((at for at in due if at > state.clock_ms), default=None)
+    due += [line.look_ms for line in state.lines.values()]
+    return min((at for at in due if state.clock_ms < at < NEVER_MS), default=None)
 
 
 def idle_wanted(state: AiState) -> bool:

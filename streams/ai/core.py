@@ -73,8 +73,7 @@ def step(state: AiState, batch: Batch) -> AiState:
         state.offset, state.number = record.offset, 0
         pass_time(state, record.append_ms)
         _take(state, record)
-        for model in state.lines:
-            grant(state, model)
+        grant(state)
     return state
 
 

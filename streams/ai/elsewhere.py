@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streams.ai.ending import fail, finish
 from streams.ai.granting import leave
-from streams.ai.state import AiState, line_of
+from streams.ai.state import AiState
 from streams.ai.task import CallState, Task
 from streams.ai.writing import discard, write
 from topics import ai
@@ -33,7 +33,7 @@ def end_elsewhere(state: AiState, task: Task, found: ai.Outcome) -> None:
         discard(state, task, task.last, "answered_elsewhere", 0)
     call = task.calls[task.last]
     if call.state is CallState.WAITING:
-        leave(state, line_of(state, task.origin.model), task, task.last)
+        leave(state, task, task.last)
         call.state = CallState.HELD
     call.attempt, call.blocks = call.attempt + 1, 0
     for kind, text in ((Kind.REASONING, found.reasoning), (Kind.ANSWER, found.result)):

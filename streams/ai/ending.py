@@ -6,7 +6,7 @@ from streams.ai.deadlines import schedule
 from streams.ai.effects import Abandon, SendWebhook
 from streams.ai.granting import free, leave
 from streams.ai.letters import mark
-from streams.ai.state import AiState, line_of
+from streams.ai.state import AiState
 from streams.ai.task import CallState, Task, Webhook, What
 from topics import ai
 from topics.ai import Status
@@ -15,14 +15,13 @@ from topics.records import DeadLetter
 
 def finish(state: AiState, task: Task, status: Status) -> None:
     """The task is over; whatever comes later changes nothing."""
-    line = line_of(state, task.origin.model)
     if any(True for _ in task.running()):
         state.effects.append(Abandon(task.id))
     for number, call in enumerate(task.calls):
         if call.state is CallState.RUNNING:
             free(state, task, call, None)
         elif call.state is CallState.WAITING:
-            leave(state, line, task, number)
+            leave(state, task, number)
         if call.state is not CallState.DONE:
             call.state = CallState.GIVEN_UP
     task.status, task.finished_ms = status, state.clock_ms

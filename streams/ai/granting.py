@@ -5,24 +5,37 @@ from __future__ import annotations
 from streams.ai.deadlines import schedule
 from streams.ai.effects import CallModel
 from streams.ai.letters import mark
-from streams.ai.line import Line, Place
+from streams.ai.line import NEVER_MS, Line, Place
 from streams.ai.rules import AHEAD_MS, AiRules
 from streams.ai.state import AiState, line_of, place_of
 from streams.ai.task import Call, CallState, Task, What
 from topics.ai import Status
 
 
-def grant(state: AiState, model: str) -> None:
-    """Begin waiting calls of a model as far as slots, rate and batches allow."""
-    if state.term != state.seat:
+def grant(state: AiState) -> None:
+    """Begin what may begin since the last record: in lines that it changed, and in those whose time has come."""
+    if not state.seated:
         return
-    line = state.lines[model]
+    for model, line in state.lines.items():
+        if line.look_ms <= state.clock_ms:
+            _grant(state, model, line)
+
+
+def _grant(state: AiState, model: str, line: Line) -> None:
+    """Begin waiting calls of a model as far as slots, rate and batches allow, and say when to look again."""
     slots = _slots(state.rules, model, line)
-    while line.running < slots and rate_due_ms(state, model, line) <= state.clock_ms:
+    line.look_ms = NEVER_MS
+    while line.waiting and line.running < slots:
+        due_ms = _rate_due_ms(state, model, line)
+        if due_ms > state.clock_ms:
+            line.look_ms = due_ms
+            break
         place = _next(state, line)
         if place is None:
+            line.look_ms = _batch_due_ms(state.rules, line)
             break
         _start(state, line, place)
+        line.look_ms = NEVER_MS
     if state.rules.eager:
         # A batch that an idle slot began is over with what it has begun.
         line.released = 0
@@ -35,7 +48,7 @@ def _slots(rules: AiRules, model: str, line: Line) -> int:
     return slots + min(8 * slots, ahead)
 
 
-def rate_due_ms(state: AiState, model: str, line: Line) -> int:
+def _rate_due_ms(state: AiState, model: str, line: Line) -> int:
     """The clock from which the next call may begin."""
     rate = state.rules.rate(model) if model in state.rules.models else None
     if rate is None:
@@ -46,14 +59,14 @@ def rate_due_ms(state: AiState, model: str, line: Line) -> int:
 
 def _next(state: AiState, line: Line) -> Place | None:
     """The first in turn: of what is under way, and of the current batch."""
-    if line.released == 0 and line.fresh and batch_due_ms(state.rules, line) <= state.clock_ms:
+    if line.released == 0 and line.fresh and _batch_due_ms(state.rules, line) <= state.clock_ms:
         line.released = min(state.rules.batch_size, len(line.fresh))
         state.batches += 1
     going, fresh = line.first_going(), line.first_fresh() if line.released else None
     return min((place for place in (going, fresh) if place is not None), default=None)
 
 
-def batch_due_ms(rules: AiRules, line: Line) -> int:
+def _batch_due_ms(rules: AiRules, line: Line) -> int:
     """The clock from which a batch may begin."""
     if rules.eager or len(line.fresh) >= rules.batch_size:
         return 0
@@ -68,11 +81,11 @@ def _start(state: AiState, line: Line, place: Place) -> None:
         line.released -= 1
         task.status, task.batch = Status.PROCESSING, state.batches
         task.started_ms, task.deadline_ms = state.clock_ms, state.clock_ms + rules.deadline_ms
-        leave(state, line, task, place.call)
+        leave(state, task, place.call)
         for other in range(1, task.segments):
             line.join(place_of(task, other))
     else:
-        leave(state, line, task, place.call)
+        leave(state, task, place.call)
     rate = rules.rate(task.origin.model) if task.origin.model in rules.models else None
     if rate is not None:
         line.starts.append(state.clock_ms)
@@ -92,7 +105,7 @@ def queue(state: AiState, task: Task) -> None:
     """A new task waits in its user's turn."""
     line = line_of(state, task.origin.model)
     for call in task.calls[: task.segments]:
-        call.tag = line.next_tag(task.user)
+        call.state, call.tag = CallState.WAITING, line.next_tag(task.user)
     line.join(place_of(task, 0), fresh_ms=task.accepted_ms)
 
 
@@ -103,8 +116,9 @@ def go_first(state: AiState, task: Task, number: int) -> None:
     line.join(place_of(task, number))
 
 
-def leave(state: AiState, line: Line, task: Task, number: int) -> None:
+def leave(state: AiState, task: Task, number: int) -> None:
     """A call waits no longer."""
+    line = line_of(state, task.origin.model)
     line.leave(place_of(task, number))
     if regular(task, number):
         line.drop_tag(task.user, task.calls[number].tag)
@@ -118,6 +132,6 @@ def regular(task: Task, call: int) -> bool:
 def free(state: AiState, task: Task, call: Call, duration_ms: int | None) -> None:
     """A running call's slot is free."""
     line = line_of(state, task.origin.model)
-    line.running -= 1
+    line.running, line.look_ms = line.running - 1, 0
     if duration_ms is not None:
         line.mean_ms += (duration_ms - line.mean_ms) // 8 if line.mean_ms else max(1, duration_ms)

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 import msgspec
 
+#: A clock that never comes.
+NEVER_MS = 1 << 62
+
 
 class Place(NamedTuple):
     """A waiting call; compared by tag, then by the tasks' order."""
@@ -38,13 +41,15 @@ class SavedLine(msgspec.Struct, array_like=True):
 class Line:
     """One model's. `fresh` are pending tasks with their clock of acceptance, `going` the waiting calls of the others;
     `released` is how many of the current batch may still begin; `mean_ms` is the moving mean of a call's duration;
-    `starts` are the latest grants, kept while there is a rate to hold."""
+    `starts` are the latest grants, kept while there is a rate to hold; before `look_ms` no call may begin, unless the line
+    changes."""
 
     granted: int = 0
     released: int = 0
     mean_ms: int = 0
     starts: deque[int] = field(default_factory=deque)
     running: int = 0
+    look_ms: int = 0
     fresh: dict[str, int] = field(default_factory=dict)
     _fresh: list[Place] = field(default_factory=list)
     _going: list[Place] = field(default_factory=list)
@@ -75,10 +80,12 @@ class Line:
             self.fresh[place.task_id] = fresh_ms
         heapq.heappush(self._going if fresh_ms is None else self._fresh, place)
         self._waiting.add(place)
+        self.look_ms = 0
 
     def leave(self, place: Place) -> None:
         """It waits no longer."""
         self._waiting.discard(place)
+        self.look_ms = 0
         if place.call == 0:
             self.fresh.pop(place.task_id, None)
         self.released = min(self.released, len(self.fresh))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from streams.ai.clock import do_what_is_due
 from streams.ai.deadlines import schedule
 from streams.ai.effects import SendWebhook
 from streams.ai.ending import fail
@@ -9,6 +10,7 @@ from streams.ai.granting import free, go_first
 from streams.ai.state import AiState
 from streams.ai.task import CallState, Task, Webhook
 from streams.ai.writing import discard
+from topics.ai import Status
 
 
 def seat_owner(state: AiState, term: int) -> None:
@@ -22,14 +24,20 @@ def seat_owner(state: AiState, term: int) -> None:
             if task.webhook is Webhook.WANTED:
                 state.effects.append(SendWebhook(task.id))
             continue
-        lost = list(task.running())
-        if lost:
-            # The time in which nobody worked is not the task's.
-            task.deadline_ms = state.clock_ms + state.rules.deadline_ms
-        for number in lost:
-            _lost(state, task, number)
-            if task.status.final:
-                break
+        if task.status is Status.PROCESSING:
+            _take_over(state, task)
+
+
+def _take_over(state: AiState, task: Task) -> None:
+    # The time in which nobody worked is not the task's.
+    task.deadline_ms = state.clock_ms + state.rules.deadline_ms
+    for number in list(task.running()):
+        _lost(state, task, number)
+        if task.status.final:
+            return
+    do_what_is_due(state, task)
+    task.due_ms = 0
+    schedule(state, task)
 
 
 def _lost(state: AiState, task: Task, number: int) -> None:
@@ -43,4 +51,3 @@ def _lost(state: AiState, task: Task, number: int) -> None:
         return
     go_first(state, task, number)
     discard(state, task, number, "lost", 0)
-    schedule(state, task)

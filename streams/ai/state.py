@@ -69,6 +69,12 @@ class AiState:
     totals: Counter[str] = field(default_factory=Counter)
 
     @property
+    def seated(self) -> bool:
+        """Whether this process has folded its own word that it owns the partition: until then others may have outcomes
+        in the log, and neither is a call granted nor does time end one."""
+        return self.term == self.seat
+
+    @property
     def event_version(self) -> int:
         """The version of what the record being folded brings about."""
         return version_of(self.epoch, self.offset)

@@ -9,7 +9,7 @@ from streams.ai.granting import queue
 from streams.ai.letters import bury, mark
 from streams.ai.rules import AiRules
 from streams.ai.state import AiState
-from streams.ai.task import Call, CallState, Origin, Task, Webhook, What
+from streams.ai.task import Call, Origin, Task, Webhook, What
 from topics import ai
 from topics.records import Record
 
@@ -37,7 +37,7 @@ def accept(state: AiState, record: Record, submit: ai.Submit, waits: bool) -> Ta
         value = msgspec.json.encode(submit)
     template = kind.template if kind else ""
     origin = Origin(value, list(record.headers), record.offset, record.append_ms, model, template, len(parts))
-    calls = [Call() for _ in range(len(parts) or 1)] + ([Call(CallState.HELD)] if parts else [])
+    calls = [Call() for _ in range(len(parts) + 1)]
     task = Task(origin, submit, parts, state.event_version, state.clock_ms, calls)
     task.webhook = Webhook.WANTED if submit.webhook_url else Webhook.NONE
     state.tasks[task.id] = task

@@ -15,7 +15,7 @@ from topics.headers import Headers
 
 
 class CallState(IntEnum):
-    """A call's course. HELD: the merge, while segments are open. PAUSED: after an error, until its retry is due."""
+    """A call's course. HELD: not wanted yet, as the merge while segments are open. PAUSED: until its retry is due."""
 
     HELD = 0
     WAITING = 1
@@ -38,7 +38,7 @@ class Call(msgspec.Struct, array_like=True):
     """One call of the model, through all its attempts. `tag` is its place among the waiting (see `streams.ai.line`);
     `term` and `attempt` name the attempt under way, which has written `blocks` blocks and ends by `lease_ms`."""
 
-    state: CallState = CallState.WAITING
+    state: CallState = CallState.HELD
     tag: int = 0
     attempt: int = 0
     term: int = 0
