@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from sinks.errors import SinkRefused
-from sinks.objects import Bucket, Upload, UploadState
+from sinks.objects import Bucket, OpenUpload, Upload, UploadState
 from sinks.presign import Presigner
 from topics.audio_events import manifest_key
 
@@ -31,15 +31,23 @@ class BucketAudioStore:
 
     async def unfinished(self, key: str, part_bytes: int) -> UploadState | None:
         """See `AudioStore`. Older uploads of the same key are given up."""
-        try:
-            found = [upload async for upload in self._bucket.list_uploads(key) if upload.key == key]
-        except SinkRefused:
-            # A server that lists none has none to go on from.
-            return None
+        found = await self._open_uploads(key)
         found.sort(key=lambda upload: upload.age_s)
         for older in found[1:]:
             await self._bucket.abort_upload(key, older.upload_id)
         return UploadState(key, found[0].upload_id, part_bytes) if found else None
+
+    async def abandon(self, key: str) -> None:
+        """See `AudioStore`."""
+        for upload in await self._open_uploads(key):
+            await self._bucket.abort_upload(key, upload.upload_id)
+
+    async def _open_uploads(self, key: str) -> list[OpenUpload]:
+        try:
+            return [upload async for upload in self._bucket.list_uploads(key) if upload.key == key]
+        except SinkRefused:
+            # A server that lists none has none to go on from.
+            return []
 
     async def keys(self, prefix: str) -> list[str]:
         """See `AudioStore`."""

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from compose.commands.bench import bench
+from compose.commands.clean import clean
 from compose.commands.demo import demo
 from compose.commands.gateway import gateway
 from compose.commands.replay_log import replay_log
@@ -32,7 +33,7 @@ def _root() -> None:
     """Sluiceway: Kafka in, exact rollups in ClickHouse and objects in R2 out."""
 
 
-for command in (up, gateway, worker, replay_log, send_audio, validate, demo, status, settings):
+for command in (up, gateway, worker, replay_log, send_audio, validate, demo, status, clean, settings):
     app.command()(command)
 app.add_typer(bench, name="bench")
 

@@ -173,9 +173,13 @@ def recording_extension(opened: Open) -> str:
     return _SEGMENT_EXTENSIONS[opened.format]
 
 
+#: The folder of all of them.
+AUDIO_PREFIX = "audio/"
+
+
 def session_prefix(session_id: str) -> str:
     """The folder of a session's objects."""
-    return f"audio/{session_id}/"
+    return f"{AUDIO_PREFIX}{session_id}/"
 
 
 def segment_key(session_id: str, first_seq: int, last_seq: int, extension: str) -> str:

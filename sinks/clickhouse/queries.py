@@ -39,6 +39,47 @@ class PathTotals:
     unique_ips: int
 
 
+@dataclass(frozen=True)
+class AudioSessionState:
+    """What ClickHouse shows of a session; `ended_s_ago` by its own clock, None while it has not ended."""
+
+    session_id: str
+    status: str
+    recording: str
+    ended_s_ago: float | None
+
+
+@dataclass(frozen=True)
+class AudioSegmentState:
+    """What ClickHouse shows of a segment."""
+
+    session_id: str
+    first_seq: int
+    last_seq: int
+    status: str
+    md5: str
+
+
+async def audio_session_states(sink: ClickHouseSink, session_ids: Sequence[str]) -> Sequence[AudioSessionState]:
+    """These sessions, as far as there are such."""
+    rows = await sink.query(
+        "SELECT session_id, status, recording, dateDiff('second', closed_at, now('UTC')) "
+        f"FROM {sink.qualified('audio_sessions')} WHERE session_id IN {{session_ids:Array(String)}}",
+        session_ids=list(session_ids),
+    )
+    return [AudioSessionState(*row) for row in rows]
+
+
+async def audio_segment_states(sink: ClickHouseSink, session_ids: Sequence[str]) -> Sequence[AudioSegmentState]:
+    """The segments of these sessions."""
+    rows = await sink.query(
+        "SELECT session_id, first_seq, last_seq, status, md5 "
+        f"FROM {sink.qualified('audio_segments')} WHERE session_id IN {{session_ids:Array(String)}}",
+        session_ids=list(session_ids),
+    )
+    return [AudioSegmentState(*row) for row in rows]
+
+
 async def progress(sink: ClickHouseSink) -> Sequence[Progress]:
     """Every partition of every stream, in order."""
     rows = await sink.query(

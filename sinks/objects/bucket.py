@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
 
@@ -13,7 +11,7 @@ from sinks.objects.client import BucketAddress
 from sinks.objects.records import OpenUpload, UploadState
 from sinks.objects.requests import Requests
 from sinks.objects.upload import Upload
-from sinks.objects.whole import WholeObjects
+from sinks.objects.whole import WholeObjects, answered_at
 
 
 class Bucket(WholeObjects):
@@ -72,7 +70,7 @@ class Bucket(WholeObjects):
                 # rclone answers NoSuchUpload where there has never been one.
                 return
             for entry in found.get("Uploads", ()):
-                age_s = max(0.0, (_answered_at(found) - entry["Initiated"]).total_seconds())
+                age_s = max(0.0, (answered_at(found) - entry["Initiated"]).total_seconds())
                 yield OpenUpload(str(entry["Key"]), str(entry["UploadId"]), age_s)
             if not found.get("IsTruncated"):
                 return
@@ -93,9 +91,3 @@ class Bucket(WholeObjects):
     async def close(self) -> None:
         """Let go of the connections."""
         self._client.close()
-
-
-def _answered_at(answer: Mapping[str, Any]) -> datetime:
-    """The store's clock as its answer shows it, this machine's if it shows none."""
-    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-    return parsedate_to_datetime(date) if date else datetime.now(UTC)

@@ -11,13 +11,14 @@ class ObjectInfo:
     """An object; two are equal when their content is.
 
     The ETag of one that was put whole is the MD5 of its bytes, in hex. `content_type` and `metadata` are known from a
-    `head` only, `modified_ms` is the store's clock.
+    `head` only, `modified_ms` is the store's clock, by which `age_s` was true when it was listed.
     """
 
     size_bytes: int
     etag: str
     key: str = field(default="", compare=False)
     modified_ms: int = field(default=0, compare=False)
+    age_s: float = field(default=0.0, compare=False)
     content_type: str | None = field(default=None, compare=False)
     metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
 

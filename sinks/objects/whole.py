@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -132,8 +134,10 @@ class WholeObjects:
         which: dict[str, Any] = {"Bucket": self._requests.bucket, "Prefix": prefix, "MaxKeys": page}
         while True:
             found = await self._requests.ask("list", prefix, partial(self._client.list_objects_v2, **which))
+            now_ms = answered_at(found).timestamp() * 1000
             for entry in found.get("Contents", ()):
-                yield _info(entry["Key"], entry)
+                info = _info(entry["Key"], entry)
+                yield replace(info, age_s=max(0.0, (now_ms - info.modified_ms) / 1000))
             if not found.get("IsTruncated"):
                 return
             which["ContinuationToken"] = found["NextContinuationToken"]
@@ -191,6 +195,12 @@ def attributes(content_type: str | None, metadata: Mapping[str, str] | None) -> 
     return {**headers, "Metadata": dict(metadata)} if metadata else headers
 
 
+def answered_at(answer: Mapping[str, Any]) -> datetime:
+    """The store's clock as its answer shows it, this machine's if it shows none."""
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    return parsedate_to_datetime(date) if date else datetime.now(UTC)
+
+
 def mismatch(what: str, written: tuple[int, str], found: ObjectInfo | None) -> SinkMismatch:
     """The error for an object that is not what was written: `written` is its size and sum."""
     holds = f"{found.size_bytes:,} bytes of sum {found.etag}" if found else "nothing"
@@ -208,9 +218,9 @@ def _info(key: str, found: Mapping[str, Any]) -> ObjectInfo:
         _etag(found),
         key,
         round(found["LastModified"].timestamp() * 1000),
-        found.get("ContentType"),
+        content_type=found.get("ContentType"),
         # Some servers write the names as Go writes headers.
-        {name.lower(): value for name, value in found.get("Metadata", {}).items()},
+        metadata={name.lower(): value for name, value in found.get("Metadata", {}).items()},
     )
 
 

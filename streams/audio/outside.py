@@ -65,6 +65,9 @@ class AudioStore(Protocol):
     async def unfinished(self, key: str, part_bytes: int) -> Any:
         """The newest upload of this key that was begun and not ended, to be resumed, or None."""
 
+    async def abandon(self, key: str) -> None:
+        """Give up the uploads of this key that were begun and not ended."""
+
     async def keys(self, prefix: str) -> list[str]:
         """The objects below a prefix."""
 
@@ -235,6 +238,8 @@ class AudioOutside:
             manifest = _manifest(effect, key, made, size, sha256)
             name = manifest_key(effect.opened.session_id)
             await self._world.store.put_verified(name, encode_manifest(manifest), "application/json")
+            # What an owner that was fenced has begun beside this one.
+            await self._world.store.abandon(key)
             return outcomes.Recorded(key, size, manifest.md5, manifest.duration_ms)
 
     async def _send(self, effect: Assemble, key: str) -> Recording:

@@ -66,6 +66,9 @@ class Objects:
         for at in range(0, len(data), 70_000):
             yield data[at : at + 70_000]
 
+    async def abandon(self, key: str) -> None:
+        await self._called(f"abandon {key}")
+
     async def unfinished(self, key: str, part_bytes: int) -> None:
         return None
 
