@@ -1,0 +1,1 @@
+"""File conversion: jobs, coordinated here and done by converters, whose files go straight to the bucket."""
