@@ -6,26 +6,30 @@ import asyncio
 import hashlib
 import io
 import json
+import os
 import random
+import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import clickhouse_connect
 import soundfile
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
 from compose.settings import Settings
 from compose.worker import bucket
-from tests.chaos.workers import Worker
+from tests.chaos.workers import ROOT, Worker
 from tests.warehouse import new_database
 from topics import audio, specs
 from topics.audio import Format, Open, Store, Tier
@@ -39,6 +43,7 @@ from topics.audio_events import (
 )
 
 CHILD = ("compose.cli", "worker", "--streams", "audio", "--child")
+GATEWAY = ("compose.cli", "gateway")
 GROUP = "sluiceway-audio"
 TOPICS = (specs.AUDIO_CHUNKS, specs.AUDIO_SEGMENTS, specs.AUDIO_DEADLETTER, specs.changelog_name(GROUP), specs.OWNERS)
 PARTITIONS = 2
@@ -115,15 +120,41 @@ class Run:
     settings: Settings
     worker: Worker
     talker: Talker
+    others: list[Worker] = field(default_factory=list)
+    store_url: str = ""  # where the objects are, if the workers reach them through a proxy
+
+    def join(self, **settings: Any) -> Worker:
+        """Start a further worker in the same group, with settings of its own."""
+        name = f"audio-{len(self.others) + 1}"
+        own = replace(self.settings, data_dir=self.settings.data_dir / name, worker_port=free_port(), **settings)
+        self.others.append(Worker(name, own, self.worker.command))
+        return self.others[-1].start()
+
+    @property
+    def direct(self) -> Settings:
+        """Settings that lead to the object store itself."""
+        return replace(self.settings, s3_endpoint=self.store_url or self.settings.s3_endpoint)
+
+    @property
+    def workers(self) -> list[Worker]:
+        """All of them."""
+        return [self.worker, *self.others]
+
+    def look(self) -> None:
+        """Start dead workers again."""
+        for worker in self.workers:
+            worker.look()
+
+    def told(self) -> str:
+        """The end of every worker's log."""
+        return "\n".join(f"--- {w.name}, exit codes {w.codes}, running {w.running}\n{w.log()}" for w in self.workers)
 
     def until(self, true: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
-        """Poll until `true`, starting a dead worker again."""
+        """Poll until `true`, starting dead workers again."""
         started = time.monotonic()
         while not true():
-            self.worker.look()
-            assert time.monotonic() - started < deadline_s, (
-                f"not within {deadline_s:.0f} s: {what}\n{self.worker.log()}"
-            )
+            self.look()
+            assert time.monotonic() - started < deadline_s, f"not within {deadline_s:.0f} s: {what}\n{self.told()}"
             time.sleep(0.1)
 
     def ask(self, path: str) -> tuple[int, bytes]:
@@ -142,13 +173,13 @@ class Run:
         found: dict[str, Any] = json.loads(body) if code in (200, 404) else {}
         return found
 
-    def objects(self, prefix: str) -> dict[str, bytes]:
-        """All objects below a prefix."""
+    def objects(self, *prefixes: str) -> dict[str, bytes]:
+        """All objects below the prefixes, as the server itself has them."""
 
         async def read() -> dict[str, bytes]:
-            store = bucket(self.settings)
+            store = bucket(self.direct)
             try:
-                keys = [info.key async for info in store.list(prefix)]
+                keys = [info.key for prefix in prefixes async for info in store.list(prefix)]
                 return {key: await store.get(key) or b"" for key in keys}
             finally:
                 await store.close()
@@ -184,6 +215,32 @@ class Run:
             reader.close()
         return found
 
+    def clean(self, *options: str) -> dict[str, Any]:
+        """What `sluiceway clean` says to have removed, of any age unless `options` say otherwise."""
+        argv = [sys.executable, "-m", "compose.cli", "clean", "--json", *(options or ("--older-than", "0s"))]
+        env = {**os.environ, **self.direct.environ()}
+        done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def ends(self) -> list[int]:
+        """The end offset of each partition of the source topic."""
+        reader = Consumer({"bootstrap.servers": self.stack.kafka.bootstrap, "group.id": "look"})
+        try:
+            at = [TopicPartition(specs.AUDIO_CHUNKS, partition) for partition in range(PARTITIONS)]
+            return [int(reader.get_watermark_offsets(tp, timeout=10)[1]) for tp in at]
+        finally:
+            reader.close()
+
+    def committed(self) -> list[int]:
+        """The group's committed offset of each partition."""
+        at = [TopicPartition(specs.AUDIO_CHUNKS, partition) for partition in range(PARTITIONS)]
+        request = [ConsumerGroupTopicPartitions(GROUP, at)]
+        admin = AdminClient({"bootstrap.servers": self.stack.kafka.bootstrap})
+        found = admin.list_consumer_group_offsets(request, require_stable=False)[GROUP].result(20)
+        return [int(tp.offset) for tp in sorted(found.topic_partitions, key=lambda tp: tp.partition)]
+
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows of a query."""
         client = clickhouse_connect.get_client(
@@ -211,21 +268,55 @@ class Run:
         return manifest
 
 
+class Gateway:
+    """A gateway's process on a port of its own, that it keeps when it is started again."""
+
+    def __init__(self, run: Run, name: str, **settings: Any) -> None:
+        own = replace(run.settings, gateway_port=free_port(), data_dir=run.settings.data_dir / name, **settings)
+        self.url = f"http://127.0.0.1:{own.gateway_port}"
+        self.process = Worker(name, own, GATEWAY, revive=False)
+
+    def start(self) -> Gateway:
+        self.process.start()
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.process.settings.gateway_port)) == 0:
+                    return self
+            time.sleep(0.05)
+        raise AssertionError(self.process.log())
+
+    def stop(self) -> None:
+        self.process.leave()
+        self.process.kill(after_s=10)
+
+
 @contextmanager
-def audio_run(stack: LocalStack, folder: Path, **settings: Any) -> Iterator[Run]:
-    """An audio worker on empty topics; both end with it."""
+def audio_run(
+    stack: LocalStack,
+    folder: Path,
+    command: Sequence[str] = CHILD,
+    revive: bool = True,
+    store_url: str = "",
+    **settings: Any,
+) -> Iterator[Run]:
+    """An audio worker, started by `command`, on empty topics; both end with it."""
     clear(stack.kafka.bootstrap)
     places = {"clickhouse_database": new_database(), "data_dir": folder, "worker_port": free_port()}
     own = stack.settings(**{**QUICK, **places, **settings})
-    run = Run(stack, own, Worker("audio", own, CHILD).start(), Talker(stack.kafka.bootstrap))
+    run = Run(
+        stack, own, Worker("audio", own, command, revive).start(), Talker(stack.kafka.bootstrap), store_url=store_url
+    )
     try:
         run.until(lambda: run.worker.owns() == set(range(PARTITIONS)), "the worker owns all partitions")
         yield run
     finally:
         for server in stack.servers:
             server.start()
-        run.worker.leave()
-        run.worker.kill(after_s=5.0)
+        for worker in run.workers:
+            worker.leave()
+        for worker in run.workers:
+            worker.kill(after_s=5.0)
         clear(stack.kafka.bootstrap)
 
 

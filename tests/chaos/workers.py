@@ -36,13 +36,13 @@ class Worker:
         self.revive = revive
         self.codes: list[int] = []
         self.log_path = settings.data_dir / "worker.log"
-        self._command = command
+        self.command = command
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Worker:
         """Start the process."""
         self.settings.data_dir.mkdir(parents=True, exist_ok=True)
-        argv = dying_with_parent([sys.executable, "-m", *self._command], signal.SIGKILL)
+        argv = dying_with_parent([sys.executable, "-m", *self.command], signal.SIGKILL)
         env = {"PATH": os.environ["PATH"], "HOME": str(self.settings.data_dir), **self.settings.environ()}
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(argv, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
@@ -148,5 +148,5 @@ class Worker:
 
     def _stream_pid(self) -> int:
         """The process that runs the stream: a supervisor's only child, or this one."""
-        children = psutil.Process(self.pid).children() if self._command == SUPERVISED else []
+        children = psutil.Process(self.pid).children() if self.command == SUPERVISED else []
         return children[0].pid if children else self.pid

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,10 @@ import aiohttp
 import pytest
 
 from compose.audio_client import AudioSender
-from compose.local.process import free_port
 from compose.local.stack import LocalStack
 from tests.audio import encoded, sound
-from tests.audiostack import Run, Session, audio_run, new_session, noise
-from tests.chaos.workers import ROOT, Worker
+from tests.audiostack import Gateway, Run, Session, audio_run, new_session, noise
+from tests.chaos.workers import ROOT
 from topics import specs
 from topics.audio_events import SessionResumed
 from topics.audio_socket import (
@@ -47,31 +45,7 @@ from topics.audio_socket import (
 
 pytestmark = pytest.mark.stack
 
-GATEWAY = ("compose.cli", "gateway")
 WAIT_S = 40.0
-
-
-class Gateway:
-    """A gateway's process on a port of its own, that it keeps when it is started again."""
-
-    def __init__(self, run: Run, name: str, **settings: Any) -> None:
-        own = replace(run.settings, gateway_port=free_port(), data_dir=run.settings.data_dir / name, **settings)
-        self.url = f"http://127.0.0.1:{own.gateway_port}"
-        self.process = Worker(name, own, GATEWAY, revive=False)
-
-    def start(self) -> Gateway:
-        self.process.start()
-        deadline = time.monotonic() + WAIT_S
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.process.settings.gateway_port)) == 0:
-                    return self
-            time.sleep(0.05)
-        raise AssertionError(self.process.log())
-
-    def stop(self) -> None:
-        self.process.leave()
-        self.process.kill(after_s=10)
 
 
 class Talk:
