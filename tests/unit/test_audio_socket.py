@@ -76,9 +76,12 @@ class Owner:
         self.known = SessionState("open", 1, **KNOWN)
         self.away = False
         self.asked: list[Place] = []
+        self.held: dict[int, asyncio.Event] = {}  # answers, by the offset of the open
 
     async def state(self, session_id: str, after: Place, within_s: float) -> SessionState:
         self.asked.append(after)
+        if after.offset in self.held:
+            await self.held[after.offset].wait()
         if self.away:
             raise OwnerAway("nobody is there")
         return self.known
@@ -293,6 +296,25 @@ async def test_a_second_connection_here_takes_over_once_it_has_resumed(table: Ta
         await first.ends(ErrorCode.REPLACED, 1008)
         third.chunks(0)
         await third.hears(DurableMessage(0))
+
+
+async def test_an_older_connection_that_is_answered_first_ends_no_newer_one(table: Table) -> None:
+    table.owner.held = {0: asyncio.Event(), 1: asyncio.Event()}
+    async with table.connection("c1") as older, table.connection("c2") as newer:
+        older.say(OPEN)
+        async with asyncio.timeout(5):
+            while len(table.owner.asked) < 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+            newer.say(OPEN)
+            while len(table.owner.asked) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        table.owner.held[0].set()
+        await older.hears(ResumeMessage(0))
+        table.owner.held[1].set()
+        await newer.hears(ResumeMessage(0))
+        await older.ends(ErrorCode.REPLACED, 1008)
+        newer.chunks(0)
+        await newer.hears(DurableMessage(0))
 
 
 async def test_no_more_is_read_than_may_wait_for_kafka(table: Table) -> None:

@@ -18,8 +18,8 @@ class Listener(Protocol):
     def note(self, event: AudioEvent) -> None:
         """Something happened to its session."""
 
-    def replace(self) -> None:
-        """Another connection has taken the session over."""
+    def overtaken(self, offset: int) -> None:
+        """Another connection, whose open lies at `offset`, has taken the session over: it yields if its own lies before."""
 
     def stop(self) -> None:
         """The gateway stops."""
@@ -38,11 +38,11 @@ class Hub:
         self._of[listener.session_id].append(listener)
         self._empty.clear()
 
-    def take_over(self, listener: Listener) -> None:
-        """End the session's other connections on this gateway."""
+    def take_over(self, listener: Listener, offset: int) -> None:
+        """End the session's other connections on this gateway that were opened before `offset`."""
         for other in list(self._of[listener.session_id]):
             if other is not listener:
-                other.replace()
+                other.overtaken(offset)
 
     def leave(self, listener: Listener) -> None:
         """It is over."""

@@ -218,9 +218,11 @@ class AudioSocket:
 
     # -- what others say of the session -------------------------------------------------------------------------
 
-    def replace(self) -> None:
+    def overtaken(self, offset: int) -> None:
         """See `Listener`."""
-        self._end(ErrorCode.REPLACED, "another connection has opened this session and goes on with it")
+        self._rival = max(self._rival, offset)
+        if self._place is not None and self._rival > self._place.offset:
+            self._end(ErrorCode.REPLACED, "another connection has opened this session and goes on with it")
 
     def stop(self) -> None:
         """See `Listener`."""
@@ -231,8 +233,7 @@ class AudioSocket:
         match event:
             case SessionOpened() | SessionResumed():
                 if event.connection not in (None, self._connection):
-                    self._rival = max(self._rival, event.source_offset)
-                    self._yield_to_rival()
+                    self.overtaken(event.source_offset)
             case SessionRefused():
                 # One from before this connection's open is about an earlier attempt.
                 if self._place is not None and event.source_offset >= self._place.offset:
@@ -241,11 +242,6 @@ class AudioSocket:
                 self._stored(event.stored_seq)
             case SessionClosed():
                 self._is_closed(event.recording, event.md5)
-
-    def _yield_to_rival(self) -> None:
-        """Of two connections the one whose open lies further on in the log has the session."""
-        if self._place is not None and self._rival > self._place.offset:
-            self.replace()
 
     def _stored(self, seq: int | None) -> None:
         if seq is not None and seq > self._stored_told:
@@ -368,10 +364,11 @@ class AudioSocket:
             said = ", ".join(f"{name} {getattr(state, name)!r}" for name in other)
             self._end(ErrorCode.CONFLICT, f"the session was opened with {said}: a session has one format")
             return
-        self._yield_to_rival()
+        assert self._place is not None
+        self.overtaken(self._rival)
         if self._ending is not None:
             return
-        self._parts.hub.take_over(self)
+        self._parts.hub.take_over(self, self._place.offset)
         self._durable = Durable(state.next_seq, self._limits.lost_after)
         self._durable_told = state.next_seq - 1
         self._outbox.resume = state.next_seq
