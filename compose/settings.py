@@ -12,6 +12,11 @@ from typing import Any
 
 PREFIX = "SLUICEWAY_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
+#: Endpoint and model of AI tasks, by name.
+AI_PRESETS = {
+    "stand-in": ("http://127.0.0.1:8090/v1", "stand-in"),
+    "siliconflow": ("https://api.siliconflow.cn/v1", "Pro/deepseek-ai/DeepSeek-R1"),
+}
 
 
 class SettingError(ValueError):
@@ -108,6 +113,18 @@ class Settings:
     audio_unconfirmed_kb: int = _s(1024, "audio of one connection that may wait for Kafka before no more is read, kB")
     audio_link_h: int = _s(24, "how long the link to a recording is good, at most 168, hours")
 
+    # the model of AI tasks
+    ai_preset: str = _s("stand-in", "endpoint and model of AI tasks: stand-in (the local stack's) or siliconflow")
+    ai_base_url: str = _s("", "endpoint of the models, any that speaks OpenAI's protocol; empty takes the preset's")
+    ai_api_key: str = _s("", "key of that endpoint", secret=True)
+    ai_model: str = _s("", "model of AI tasks; empty takes the preset's")
+    ai_models: str = _s("", "further models that a task may name, comma-separated")
+    ai_task_models: str = _s("", "models of single task types, as summary=NAME, comma-separated")
+    ai_prices: str = _s("", "prices of a million tokens, as NAME=PROMPT/COMPLETION, comma-separated")
+    ai_probe_again_s: float = _s(
+        600.0, "that a model does not stream its answers is tried again after so long, seconds"
+    )
+
     # files and processes
     log_level: str = _s("info", "debug, info, warning or error")
     log_json: bool = _s(False, "logs as JSON lines")
@@ -152,6 +169,8 @@ class Settings:
                 raise SettingError(f"{PREFIX}{name.upper()} must be above 0")
         if self.log_level.lower() not in LOG_LEVELS:
             raise SettingError(f"{PREFIX}LOG_LEVEL={self.log_level!r} is none of {', '.join(LOG_LEVELS)}")
+        if self.ai_preset not in AI_PRESETS:
+            raise SettingError(f"{PREFIX}AI_PRESET={self.ai_preset!r} is none of {', '.join(AI_PRESETS)}")
         for name in ("gateway_port", "worker_port"):
             if not 0 <= getattr(self, name) <= 65_535:
                 raise SettingError(f"{PREFIX}{name.upper()}={getattr(self, name)} is no port: 0 to 65535")
@@ -172,6 +191,16 @@ class Settings:
     def dimensions(self) -> tuple[str, ...]:
         """The configured dimension names, in order."""
         return tuple(d.strip() for d in self.traffic_dimensions.split(",") if d.strip())
+
+    @property
+    def ai_endpoint(self) -> str:
+        """The base URL of AI tasks' models."""
+        return self.ai_base_url or AI_PRESETS[self.ai_preset][0]
+
+    @property
+    def ai_default_model(self) -> str:
+        """The model of AI tasks that name none, and whose type has none of its own."""
+        return self.ai_model or AI_PRESETS[self.ai_preset][1]
 
     def environ(self) -> dict[str, str]:
         """These settings as environment variables, for a child process."""

@@ -39,7 +39,7 @@ def pytest_timeout_set_timer(settings: Any) -> Generator[None, Any, Any]:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[LocalStack]:
-    """Kafka, ClickHouse and S3 on free ports. A test may stop, kill and start each (`stack.kafka.kill()`)."""
+    """Kafka, ClickHouse, S3 and the stand-in model on free ports. A test may stop, kill and start each (`stack.kafka.kill()`)."""
     with LocalStack.on_free_ports(tmp_path_factory.mktemp("stack")) as started:
         request.config.stash[_STARTED] = started
         yield started

@@ -33,7 +33,7 @@ class _Stopped(BaseException):
 def up(
     streams: Annotated[str, typer.Option(help="streams to run, comma-separated")] = ",".join(STREAMS),
 ) -> None:
-    """Run everything on this machine: Kafka, ClickHouse, S3, the gateway and the workers; data is kept.
+    """Run everything on this machine: Kafka, ClickHouse, S3, the model, gateway and workers; data is kept.
 
     Prints `ready` when all answer. Ctrl-C drains the workers and stops everything. Exits 1 when something cannot start.
     """
@@ -62,6 +62,8 @@ def _run(settings: Settings, streams: list[str]) -> None:
     processes = Processes(settings, streams)
     with LocalStack.of(settings) as stack:
         log.info("stack_started", kafka=stack.kafka.bootstrap, clickhouse=stack.clickhouse.url, s3=stack.s3.url)
+        if stack.model:
+            log.info("model_is_a_stand_in", model=stack.model.url)
         try:
             processes.start()
             _until_ready(processes)

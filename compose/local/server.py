@@ -1,4 +1,4 @@
-"""What the three servers of the stack have in common: one child process, one port, one folder, one health check."""
+"""What the servers of the stack have in common: one child process, one port, one folder, one health check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded stack: Kafka, ClickHouse and S3 on one data folder, started together, stopped together."""
+"""The embedded stack: Kafka, ClickHouse, S3 and a stand-in model on one data folder, started and stopped together."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from rich.console import Console
 from compose.local.clickhouse import ClickHouse
 from compose.local.errors import DiskFull, FolderHeld, LocalStackError, says_disk_full
 from compose.local.kafka import Kafka
+from compose.local.model import ModelServer
+from compose.local.model_faults import NAME
 from compose.local.process import free_port
 from compose.local.s3 import S3
 from compose.local.server import Server
@@ -26,7 +28,8 @@ FREE_BYTES_MIN = 200_000_000
 
 
 class LocalStack:
-    """Three servers on `data_dir`. Use `start` and `stop`, or `with`; each server can also be stopped and started alone."""
+    """Servers on `data_dir`; without a `model_port` there is no stand-in among them. Use `start` and `stop`, or `with`; each
+    server can also be stopped and started alone."""
 
     def __init__(
         self,
@@ -35,11 +38,13 @@ class LocalStack:
         kafka_port: int,
         clickhouse_port: int,
         s3_port: int,
+        model_port: int | None = None,
         clickhouse_user: str = "default",
         clickhouse_password: str = "",
         s3_access_key: str = "sluiceway",
         s3_secret_key: str = "sluiceway-secret",
         s3_bucket: str = "sluiceway",
+        ai_api_key: str = "",
         cache_dir: Path = Settings.cache_dir,
         free_bytes_min: int = FREE_BYTES_MIN,
         console: Console | None = None,
@@ -52,6 +57,7 @@ class LocalStack:
         self.s3 = S3(
             self.data_dir / "s3", s3_port, access_key=s3_access_key, secret_key=s3_secret_key, bucket=s3_bucket
         )
+        self.model = None if model_port is None else ModelServer(self.data_dir / "model", model_port, key=ai_api_key)
         self._own_settings = {
             "data_dir": self.data_dir,
             "cache_dir": cache_dir,
@@ -63,23 +69,31 @@ class LocalStack:
             "s3_access_key": s3_access_key,
             "s3_secret_key": s3_secret_key,
             "s3_bucket": s3_bucket,
+            "ai_base_url": self.model.url if self.model else "",
+            "ai_api_key": ai_api_key,
         }
         self._free_bytes_min = free_bytes_min
         self._lock_file: int | None = None
 
     @classmethod
     def of(cls, settings: Settings, *, console: Console | None = None) -> LocalStack:
-        """The stack that answers where `settings` say. Raises LocalStackError for an address that is not loopback."""
+        """The stack that answers where `settings` say. Raises LocalStackError for an address that is not loopback.
+
+        It has the stand-in if that is what the settings name as the model of AI tasks.
+        """
+        stand_in = settings.ai_default_model.startswith(NAME)
         return cls(
             settings.data_dir,
             kafka_port=_local_port("kafka_bootstrap", f"//{settings.kafka_bootstrap}"),
             clickhouse_port=_local_port("clickhouse_url", settings.clickhouse_url),
             s3_port=_local_port("s3_endpoint", settings.s3_endpoint),
+            model_port=_local_port("ai_base_url", settings.ai_endpoint) if stand_in else None,
             clickhouse_user=settings.clickhouse_user,
             clickhouse_password=settings.clickhouse_password,
             s3_access_key=settings.s3_access_key,
             s3_secret_key=settings.s3_secret_key,
             s3_bucket=settings.s3_bucket,
+            ai_api_key=settings.ai_api_key,
             cache_dir=settings.cache_dir,
             console=console,
         )
@@ -87,7 +101,7 @@ class LocalStack:
     @classmethod
     def on_free_ports(cls, data_dir: Path, **options: Any) -> LocalStack:
         """A stack beside any other one; like them it takes downloads from the cache that the settings name."""
-        ports = {"kafka_port": free_port(), "clickhouse_port": free_port(), "s3_port": free_port()}
+        ports = {f"{name}_port": free_port() for name in ("kafka", "clickhouse", "s3", "model")}
         return cls(data_dir, **{"cache_dir": load().cache_dir, **ports, **options})
 
     def settings(self, **others: Any) -> Settings:
@@ -96,11 +110,11 @@ class LocalStack:
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        """The three, in the order in which they are stopped."""
-        return (self.kafka, self.clickhouse, self.s3)
+        """All of them, in the order in which they are stopped."""
+        return (self.kafka, self.clickhouse, self.s3, *([self.model] if self.model else []))
 
     def start(self) -> None:
-        """Start all three side by side and wait until each answers; on a failure none is left running.
+        """Start all of them side by side and wait until each answers; on a failure none is left running.
 
         Raises FolderHeld, PortTaken, NoNetwork, DiskFull or StartFailed.
         """

@@ -178,6 +178,7 @@ def test_two_stacks_live_side_by_side(stack: LocalStack, settings: Settings, tmp
         ("kafka_port", "SLUICEWAY_KAFKA_BOOTSTRAP"),
         ("clickhouse_port", "SLUICEWAY_CLICKHOUSE_URL"),
         ("s3_port", "SLUICEWAY_S3_ENDPOINT"),
+        ("model_port", "SLUICEWAY_AI_BASE_URL"),
     ],
 )
 def test_a_taken_port_is_named_with_its_setting(tmp_path: Path, taken: str, setting: str) -> None:
@@ -185,7 +186,9 @@ def test_a_taken_port_is_named_with_its_setting(tmp_path: Path, taken: str, sett
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        ports = {name: free_port() for name in ("kafka_port", "clickhouse_port", "s3_port")} | {taken: port}
+        ports = {name: free_port() for name in ("kafka_port", "clickhouse_port", "s3_port", "model_port")} | {
+            taken: port
+        }
         stack = LocalStack(tmp_path, **ports)
         with pytest.raises(PortTaken, match=rf"127\.0\.0\.1:{port}: .*{setting}"):
             stack.start()
@@ -207,7 +210,9 @@ def test_a_stack_starts_only_on_this_machine() -> None:
     with pytest.raises(LocalStackError, match=r"SLUICEWAY_KAFKA_BOOTSTRAP=broker:9092"):
         LocalStack.of(Settings(kafka_bootstrap="broker:9092"))
     stack = LocalStack.of(Settings(kafka_bootstrap="127.0.0.1:19092"))
-    assert [server.port for server in stack.servers] == [19092, 8123, 9000]
+    assert [server.port for server in stack.servers] == [19092, 8123, 9000, 8090]
+    real = LocalStack.of(Settings(ai_preset="siliconflow"))
+    assert [server.port for server in real.servers] == [9092, 8123, 9000]
 
 
 def test_a_full_disk_is_told_before_the_start(tmp_path: Path) -> None:
