@@ -102,7 +102,8 @@ class Settings:
     audio_premium_window_s: float = _s(300.0, "the window of a session of tier premium, seconds")
     audio_memory_mb: int = _s(0, "a worker's memory for audio; 0 takes a quarter of the machine's, MB")
     audio_keep_segments: bool = _s(False, "leave a session's segments beside its recording")
-    audio_uploads: int = _s(4, "uploads of a worker at once")
+    audio_uploads: int = _s(4, "segments of a worker on their way at once")
+    audio_recordings: int = _s(4, "recordings of a worker made at once; each takes about four parts of memory")
     audio_attempts: int = _s(20, "attempts to store a segment before it becomes a dead letter")
     audio_attempt_s: float = _s(30.0, "how long one attempt may take, seconds")
     audio_part_mb: int = _s(8, "parts of a recording, at least 5 MB")
@@ -180,6 +181,7 @@ class Settings:
             "flush_rows",
             "traffic_paths_max",
             "audio_uploads",
+            "audio_recordings",
             "audio_attempts",
             "audio_unconfirmed_kb",
             "audio_link_h",

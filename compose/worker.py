@@ -89,6 +89,7 @@ def audio(settings: Settings, objects: Bucket) -> StreamSpec:
                 attempt_s=settings.audio_attempt_s,
                 part_bytes=settings.audio_part_mb * _MB,
                 uploads=settings.audio_uploads,
+                recordings=settings.audio_recordings,
                 backoff_s=Backoff(0.5, 60.0).delay_s,
                 refusals=(SinkRefused,),
             ),

@@ -78,12 +78,14 @@ class AudioStore(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class OutsideLimits:
     """An attempt lasts `attempt_s` at most, within which the store's own client tries again. `backoff_s` gives the pause
-    after a failed attempt, from 0; `refusals` are the errors that no attempt cures."""
+    after a failed attempt, from 0; `refusals` are the errors that no attempt cures. Of the worker's memory each recording
+    under way takes about four parts, whatever its length."""
 
     attempts: int = 20
     attempt_s: float = 30.0
     part_bytes: int = 8 << 20
     uploads: int = 4
+    recordings: int = 4
     backoff_s: Callable[[int], float] = lambda failures: min(60.0, 0.5 * 2.0**failures)
     refusals: tuple[type[Exception], ...] = ()
 
@@ -95,10 +97,13 @@ class World:
     store: AudioStore
     reader: ChunkReader
     limits: OutsideLimits
-    slots: asyncio.Semaphore = field(init=False)
+    uploads: asyncio.Semaphore = field(init=False)
+    recordings: asyncio.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "slots", asyncio.Semaphore(self.limits.uploads))
+        # Long recordings do not keep the segments of live sessions waiting, whose bytes are held until they are stored.
+        object.__setattr__(self, "uploads", asyncio.Semaphore(self.limits.uploads))
+        object.__setattr__(self, "recordings", asyncio.Semaphore(self.limits.recordings))
 
 
 class _GaveUp(Exception):
@@ -176,7 +181,7 @@ class AudioOutside:
         content_type = CONTENT_TYPES[segment_extension(effect.opened.format)]
 
         async def attempt() -> tuple[int, str] | None:
-            async with self._world.slots:
+            async with self._world.uploads:
                 if not self._wanted(effect):
                     return None
                 data = await self._segment(effect)
@@ -231,7 +236,7 @@ class AudioOutside:
         return recorded
 
     async def _record(self, effect: Assemble, key: str) -> outcomes.Recorded:
-        async with self._world.slots:
+        async with self._world.recordings:
             made = await self._send(effect, key)
             self._seat.reach("complete.after")
             size, sha256 = await self._look(key)

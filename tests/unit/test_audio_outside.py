@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -269,7 +270,7 @@ def assembly(desk: Desk, opened_: Open, segments: dict[tuple[int, int], list[byt
     extension = {Format.PCM_S16LE: "wav", Format.OPUS: "ogg", Format.FLAC: "flac"}[opened_.format]
     for (first, last), chunks in segments.items():
         data = segment_object(opened_, chunks)
-        desk.store.objects[f"audio/s/segments/{first:010d}-{last:010d}.{extension}"] = data
+        desk.store.objects[f"audio/{opened_.session_id}/segments/{first:010d}-{last:010d}.{extension}"] = data
         sources.append(Source(first, last, sum(map(len, chunks)), len(data), hashlib.md5(data).hexdigest()))
     return Assemble(opened_, tuple(sources), other.get("failed", ()), 1, 2, ClosedBy.CLIENT)
 
@@ -310,6 +311,22 @@ async def test_a_lost_upload_is_sent_again_the_same() -> None:
     await desk.do(effect)
     await again.do(effect)
     assert desk.store.objects == again.store.objects
+
+
+async def test_so_many_recordings_at_once_and_segments_beside_them() -> None:
+    desk = Desk(Log(CHUNKS), recordings=2, uploads=1)
+    desk.store.gate.clear()
+    desk.outside.begin([assembly(desk, opened(f"s{number}"), {(0, 4): CHUNKS}) for number in range(5)])
+    desk.outside.begin([put(opened(f"live{number}"), 0, 4) for number in range(2)])
+    async with asyncio.timeout(5):
+        while len(desk.store.calls) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0.05)
+    assert sorted(desk.store.calls) == ["part 1", "part 1", f"put {KEY.replace('/s/', '/live0/')}"]
+    desk.store.gate.set()
+    while desk.outside.under_way:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    assert Counter(header(emit.headers, "type") for emit in desk.reports) == {b"recorded": 5, b"stored": 2}
 
 
 async def test_opus_packets_come_out_as_they_came_in() -> None:
