@@ -125,6 +125,8 @@ class Settings:
     ai_probe_again_s: float = _s(
         600.0, "that a model does not stream its answers is tried again after so long, seconds"
     )
+    ai_webhook_networks: str = _s("", "networks that webhooks may reach though they are not public, as 10.1.0.0/16")
+    ai_webhook_secret: str = _s("", "key by which webhooks are signed, any text or whsec_ and base64", secret=True)
 
     # files and processes
     log_level: str = _s("info", "debug, info, warning or error")
