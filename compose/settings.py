@@ -128,6 +128,24 @@ class Settings:
     ai_webhook_networks: str = _s("", "networks that webhooks may reach though they are not public, as 10.1.0.0/16")
     ai_webhook_secret: str = _s("", "key by which webhooks are signed, any text or whsec_ and base64", secret=True)
 
+    # AI tasks
+    ai_retention_h: int = _s(168, "retention of ai.tasks.v1, hours")
+    ai_events_retention_h: int = _s(168, "retention of ai.results.v1, hours")
+    ai_flush_interval_s: float = _s(0.1, "as SLUICEWAY_FLUSH_INTERVAL_S, for AI tasks: their answers are watched")
+    ai_block_s: float = _s(0.2, "what a model says within this time is told as one block, seconds")
+    ai_batch_size: int = _s(3, "tasks of a batch, which begin together")
+    ai_batch_wait_s: float = _s(30.0, "a batch that is not full begins after so long, seconds")
+    ai_eager: bool = _s(True, "a batch begins at once while a slot is idle, so that a lone task does not wait")
+    ai_concurrency: int = _s(64, "calls of a model at once, of all workers together")
+    ai_calls_per_minute: int = _s(0, "calls of a model a minute, of all workers together; 0 for no limit")
+    ai_limits: str = _s("", "other limits of single models, as NAME=CONCURRENCY/PER_MINUTE, comma-separated")
+    ai_deadline_s: float = _s(300.0, "how long a task may take from the start of its work, seconds")
+    ai_lease_s: float = _s(600.0, "an attempt that has no outcome after so long is given up, seconds")
+    ai_retries: int = _s(2, "how often a call is made again after an error that may pass")
+    ai_segment_chars: int = _s(12_000, "a longer question is split into segments of at most so many characters")
+    ai_segment_overlap_chars: int = _s(200, "characters that a segment repeats of the one before")
+    ai_remember_h: float = _s(168.0, "how long a finished task is known to its worker, hours; ClickHouse keeps it")
+
     # files and processes
     log_level: str = _s("info", "debug, info, warning or error")
     log_json: bool = _s(False, "logs as JSON lines")
@@ -150,6 +168,18 @@ class Settings:
                 f"{PREFIX}AUDIO_WINDOW_S={self.audio_window_s} is shorter than a segment and what is kept out of it "
                 f"({PREFIX}AUDIO_UPLOAD_AFTER_S and {PREFIX}AUDIO_REORDER_S): a session would not fit its own window"
             )
+        if not 0 <= self.ai_segment_overlap_chars < self.ai_segment_chars:
+            raise SettingError(
+                f"{PREFIX}AI_SEGMENT_OVERLAP_CHARS={self.ai_segment_overlap_chars} is not within 0 and "
+                f"{PREFIX}AI_SEGMENT_CHARS={self.ai_segment_chars}"
+            )
+        if self.ai_lease_s < self.ai_deadline_s:
+            raise SettingError(
+                f"{PREFIX}AI_LEASE_S={self.ai_lease_s} is shorter than {PREFIX}AI_DEADLINE_S={self.ai_deadline_s}: a call "
+                "that has its time still would be made a second time"
+            )
+        if min(self.ai_retries, self.ai_calls_per_minute) < 0:
+            raise SettingError(f"{PREFIX}AI_RETRIES and {PREFIX}AI_CALLS_PER_MINUTE must not be below 0")
         if len(self.dimensions) > 3:
             raise SettingError(
                 f"{PREFIX}TRAFFIC_DIMENSIONS names {len(self.dimensions)} dimensions; at most 3 are kept"
@@ -167,6 +197,11 @@ class Settings:
             "audio_connection_idle_s",
             "audio_resume_s",
             "audio_write_s",
+            "ai_flush_interval_s",
+            "ai_block_s",
+            "ai_batch_wait_s",
+            "ai_deadline_s",
+            "ai_lease_s",
         ):
             if getattr(self, name) <= 0:
                 raise SettingError(f"{PREFIX}{name.upper()} must be above 0")
@@ -187,6 +222,9 @@ class Settings:
             "audio_attempts",
             "audio_unconfirmed_kb",
             "audio_link_h",
+            "ai_batch_size",
+            "ai_concurrency",
+            "ai_segment_chars",
         ):
             if getattr(self, name) < 1:
                 raise SettingError(f"{PREFIX}{name.upper()} must be at least 1")

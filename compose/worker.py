@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from compose.ai_stream import ai
 from compose.audiostore import BucketAudioStore
 from compose.kafka import kafka_access
 from compose.settings import SettingError, Settings
@@ -110,7 +111,11 @@ def machine_memory() -> int:
     return min(total, int(text)) if text.isdigit() else total
 
 
-STREAMS: dict[str, Callable[[Settings, Bucket], StreamSpec]] = {"traffic": traffic, "audio": audio}
+STREAMS: dict[str, Callable[[Settings, Bucket], StreamSpec]] = {
+    "traffic": traffic,
+    "audio": audio,
+    "ai": lambda settings, objects: ai(settings),
+}
 
 
 def stream_names(text: str) -> list[str]:
@@ -160,13 +165,13 @@ def presigner(settings: Settings, objects: Bucket) -> Presigner:
     return Presigner(objects, domain)
 
 
-def worker_config(settings: Settings) -> WorkerConfig:
-    """The runtime's part of the settings."""
+def worker_config(settings: Settings, stream: str) -> WorkerConfig:
+    """The runtime's part of the settings, for the worker of a stream."""
     return WorkerConfig(
         kafka=kafka_access(settings),
         data_dir=settings.data_dir,
         limits=RuntimeLimits(
-            flush_interval_s=settings.flush_interval_s,
+            flush_interval_s=settings.ai_flush_interval_s if stream == "ai" else settings.flush_interval_s,
             flush_rows=settings.flush_rows,
             transaction_timeout_s=settings.transaction_timeout_s,
             accept_loss=settings.accept_loss,
@@ -234,7 +239,8 @@ async def _serve(name: str, settings: Settings, stop: asyncio.Event) -> None:
             return
         migrated.result()
         faults = Faults(settings.faults, settings.data_dir / "faults")
-        await StreamWorker(STREAMS[name](settings, objects), worker_config(settings), sink, objects, faults).run(stop)
+        spec, config = STREAMS[name](settings, objects), worker_config(settings, name)
+        await StreamWorker(spec, config, sink, objects, faults).run(stop)
     finally:
         await objects.close()
         await sink.close()

@@ -30,6 +30,8 @@ from topics.malformed import Malformed
 MAX_QUESTION_BYTES = 256 << 10
 #: Bytes of a submit's JSON, in which a character may be six.
 MAX_SUBMIT_BYTES = 640 << 10
+#: Bytes of one record of the topic, its headers aside.
+MAX_RECORD_BYTES = 1 << 20
 #: UTF-8 bytes of one block of an answer.
 MAX_BLOCK_BYTES = 64 << 10
 #: UTF-8 bytes of an answer and its reasoning; of one that a gateway sends in an `outcome`.

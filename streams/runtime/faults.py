@@ -31,6 +31,9 @@ POINTS = (
     "put.after",
     "complete.before",
     "complete.after",
+    "call.before",
+    "call.during",
+    "call.after",
 )
 ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
