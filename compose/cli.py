@@ -9,6 +9,7 @@ import typer
 from compose.commands.bench import bench
 from compose.commands.clean import clean
 from compose.commands.demo import demo
+from compose.commands.dlq import dlq
 from compose.commands.gateway import gateway
 from compose.commands.replay_log import replay_log
 from compose.commands.send_audio import send_audio
@@ -36,6 +37,7 @@ def _root() -> None:
 for command in (up, gateway, worker, replay_log, send_audio, validate, demo, status, clean, settings):
     app.command()(command)
 app.add_typer(bench, name="bench")
+app.add_typer(dlq, name="dlq")
 
 
 def main() -> None:

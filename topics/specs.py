@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 HOUR_MS = 3_600_000
 #: How long audio chunks are kept, unless set otherwise: they are large, and within a minute or two they rest elsewhere.
 AUDIO_RETENTION_H = 24
+#: A letter lies up to so much longer in its topic than its retention: a log is removed by whole segments of a week.
+_LINGER_H = 8 * 24
 #: What a record's headers and framing may add to its value in a dead letter.
 HEADER_ROOM_BYTES = 65_536
 
@@ -22,6 +24,7 @@ FILES_JOBS = "files.jobs.v1"
 FILES_PROGRESS = "files.progress.v1"
 FILES_DEADLETTER = "files.deadletter.v1"
 OWNERS = "sluiceway.owners.v1"
+REPLAYS = "sluiceway.replays.v1"
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,20 @@ def compacted(name: str, partitions: int) -> TopicSpec:
     """A small compacted topic: the last word on each key."""
     return TopicSpec(
         name, partitions, {"cleanup.policy": "compact", "retention.ms": "-1", "segment.bytes": str(8 << 20)}
+    )
+
+
+def replays(retention_h: int) -> TopicSpec:
+    """The last replay of each dead letter: as long as any letter lies in its topic, of which `retention_h` is the retention."""
+    return TopicSpec(
+        REPLAYS,
+        1,
+        {
+            "cleanup.policy": "compact,delete",
+            "retention.ms": str((retention_h + _LINGER_H) * HOUR_MS),
+            "retention.bytes": "-1",
+            "segment.bytes": str(8 << 20),
+        },
     )
 
 

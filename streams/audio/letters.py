@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from streams.audio.session import Session
+from streams.audio.session import Segment, Session
 from streams.audio.state import AudioState
 from topics import audio
 from topics.audio_events import AudioEvent, encode_event
+from topics.deadletters import REPLAY
 from topics.records import Batch, DeadLetter, Emit, Record, Unreadable
 
 
@@ -30,13 +31,20 @@ def bury(state: AudioState, record: Record, reason: str, error: str) -> None:
     state.totals["spoiled"] += reason == audio.Reason.MD5_MISMATCH
 
 
-def bury_session(
-    state: AudioState, session: Session, reason: str, error: str, offset: int | None = None, value: bytes | None = None
-) -> None:
-    """A dead letter of what was to be made of a session. That of a segment is also the record that asks for it again."""
-    headers = [("type", b"retry")] if value is not None else []
-    at = (state.rules.source, state.rules.partition, state.offset if offset is None else offset, state.clock_ms)
-    state.dead.append(DeadLetter(reason, error, *at, session.id.encode(), value, headers))
+def bury_session(state: AudioState, session: Session, reason: str, error: str) -> None:
+    """A dead letter of what was to be made of a session."""
+    at = (state.rules.source, state.rules.partition, state.offset, state.clock_ms)
+    state.dead.append(DeadLetter(reason, error, *at, session.id.encode(), None))
+    state.totals["dead"] += 1
+
+
+def bury_segment(state: AudioState, session: Session, segment: Segment, description: bytes) -> None:
+    """A dead letter of a failed segment, which is also the record that asks for it again."""
+    headers: list[tuple[str, bytes]] = [("type", b"retry")]
+    if segment.replay:
+        headers.append((REPLAY, segment.replay))
+    at = (state.rules.source, state.rules.partition, segment.first_offset, state.clock_ms)
+    state.dead.append(DeadLetter("segment_failed", segment.error, *at, session.id.encode(), description, headers))
     state.totals["dead"] += 1
 
 

@@ -35,7 +35,8 @@ class Kept(IntEnum):
 class Segment(msgspec.Struct, array_like=True):
     """A run of consecutive seqs without a gap: one object. Its records lie within `first_offset` to `last_offset`.
 
-    `size` is of the chunks; `object_size` and `md5` are of the object that holds them, once it is stored.
+    `size` is of the chunks; `object_size` and `md5` are of the object that holds them, once it is stored. `replay` is the
+    header of the dead letter's replay that asked for it again, if one did.
     """
 
     first_seq: int
@@ -50,6 +51,7 @@ class Segment(msgspec.Struct, array_like=True):
     md5: bytes = b""
     error: str = ""
     updated_ms: int = 0
+    replay: bytes = b""
 
 
 class Recording(msgspec.Struct, array_like=True, frozen=True):

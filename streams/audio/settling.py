@@ -6,7 +6,7 @@ from streams.audio import outcomes
 from streams.audio.cuts import intent_of, put_segment
 from streams.audio.deadlines import schedule
 from streams.audio.ending import close_session, settle, start_removal
-from streams.audio.letters import announce, bury, bury_session, tell
+from streams.audio.letters import announce, bury, bury_segment, bury_session, tell
 from streams.audio.rows import told_ms
 from streams.audio.session import Kept, Recording, Segment, Session, Status
 from streams.audio.state import AudioState, applies, count, mark
@@ -17,6 +17,8 @@ from topics.audio_events import (
     segment_extension,
     segment_key,
 )
+from topics.deadletters import REPLAY
+from topics.headers import header
 from topics.records import Record
 
 
@@ -30,11 +32,11 @@ def take_outcome(state: AudioState, record: Record, outcome: outcomes.Outcome) -
             count(state, record, "stale")
     elif not applies(state, session, record):
         return
-    elif not _fold_outcome(state, session, outcome):
+    elif not _fold_outcome(state, session, record, outcome):
         count(state, record, "stale")
 
 
-def _fold_outcome(state: AudioState, session: Session, outcome: outcomes.Outcome) -> bool:
+def _fold_outcome(state: AudioState, session: Session, record: Record, outcome: outcomes.Outcome) -> bool:
     """False when it changes nothing: it came before."""
     match outcome:
         case outcomes.Stored():
@@ -42,7 +44,7 @@ def _fold_outcome(state: AudioState, session: Session, outcome: outcomes.Outcome
         case outcomes.Failed():
             return fail(state, session, outcome)
         case outcomes.Retry():
-            return _retry(state, session, outcome)
+            return _retry(state, session, record, outcome)
         case outcomes.Recorded() if session.status is Status.CLOSING:
             session.recording = Recording(outcome.key, outcome.size, outcome.md5, outcome.duration_ms)
             session.error = ""
@@ -111,7 +113,7 @@ def fail(state: AudioState, session: Session, outcome: outcomes.Failed) -> bool:
         error=outcome.error,
     )
     announce(state, event)
-    bury_session(state, session, "segment_failed", outcome.error, segment.first_offset, encode_event(event))
+    bury_segment(state, session, segment, encode_event(event))
     state.totals["failed"] += 1
     settle(state, session)
     return True
@@ -125,12 +127,12 @@ def _settled(state: AudioState, session: Session, segment: Segment, attempts: in
     mark(state, session)
 
 
-def _retry(state: AudioState, session: Session, outcome: outcomes.Retry) -> bool:
+def _retry(state: AudioState, session: Session, record: Record, outcome: outcomes.Retry) -> bool:
     """Once more for a failed segment; the recording of a closed session is then made again, with it."""
     segment = session.segments.get(outcome.first_seq)
     if segment is None or segment.kept is not Kept.FAILED:
         return False
-    segment.kept, segment.error = Kept.INTENDED, ""
+    segment.kept, segment.error, segment.replay = Kept.INTENDED, "", header(record.headers, REPLAY) or b""
     session.intents[segment.first_seq] = None
     if session.status is Status.CLOSED:
         session.status = Status.CLOSING

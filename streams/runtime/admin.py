@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from topics.specs import TopicSpec
@@ -68,12 +68,23 @@ class TopicAdmin:
         """The topic's id and partitions. Raises KafkaException, also when it does not exist."""
         return (await asyncio.to_thread(self._identify, [topic]))[0]
 
+    async def partitions(self) -> dict[str, int]:
+        """All topics, and how many partitions each has. Raises KafkaException without a broker."""
+        found = await asyncio.to_thread(self._client.list_topics, timeout=self._timeout_s)
+        return {name: len(topic.partitions) for name, topic in found.topics.items()}
+
     async def add_partitions(self, topic: str, total: int) -> None:
         """Grow a topic to `total` partitions."""
         from confluent_kafka.admin import NewPartitions
 
         futures = self._client.create_partitions([NewPartitions(topic, total)], request_timeout=self._timeout_s)
         await asyncio.to_thread(futures[topic].result, self._timeout_s)
+
+    async def delete_before(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Remove the records of each (topic, partition) that lie before an offset. Raises KafkaException."""
+        places = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+        futures = self._client.delete_records(places, request_timeout=self._timeout_s)
+        await asyncio.gather(*(asyncio.to_thread(future.result, self._timeout_s) for future in futures.values()))
 
     def _identify(self, topics: list[str]) -> list[TopicIdentity]:
         futures = self._client.describe_topics(TopicCollection(topics), request_timeout=self._timeout_s)

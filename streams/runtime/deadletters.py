@@ -2,7 +2,8 @@
 
 A record whose dead letter would not fit the topic goes to the object store, and the dead letter holds a reference to it
 (header `object`). The object's key comes from the record's coordinates, so a replay writes the same one again. Of a key
-or headers that would not fit even then, the dead letter says how much was left out.
+or headers that would not fit even then, the dead letter says how much was left out. A record that was replayed from a dead
+letter and died again counts its attempts on, and names the letter it comes from (header `replay_of`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import pyarrow as pa
 
 from streams.runtime.fold import ObjectStore
 from topics import rows as row_schemas
-from topics.headers import Headers, header, headers_nbytes
+from topics.deadletters import OBJECTS, marked, producer_of, read_replay
+from topics.headers import Headers, headers_nbytes
 from topics.records import DeadLetter, Emit
 
 _ERROR_CHARS = 2_000
-_OUR_NAMES = {"reason", "error", "source_topic", "source_partition", "source_offset", "attempts", "object"}
 
 
 class DeadLetters:
@@ -35,7 +36,7 @@ class DeadLetters:
         return [await self._emit(letter) for letter in dead]
 
     async def _emit(self, letter: DeadLetter) -> Emit:
-        ours, theirs = _ours(letter), _theirs(letter.headers)
+        ours, theirs = _ours(letter), marked(letter.headers)
         if not self._oversized(letter):
             return Emit(self._topic, letter.key, letter.value, [*ours, *theirs])
         name = _object_key(letter)
@@ -59,7 +60,7 @@ class DeadLetters:
             "append_ms": [letter.append_ms for letter in dead],
             "reason": [letter.reason for letter in dead],
             "error": [letter.error[:_ERROR_CHARS] for letter in dead],
-            "producer": [_text(header(letter.headers, "producer")) for letter in dead],
+            "producer": [producer_of(letter.headers) for letter in dead],
             "size_bytes": [len(letter.value or b"") for letter in dead],
             "object_key": [_object_key(letter) if self._oversized(letter) else "" for letter in dead],
         }
@@ -69,23 +70,20 @@ class DeadLetters:
 
 def _object_key(letter: DeadLetter) -> str:
     # With its append time, for a topic that was made anew has the same offsets again.
-    return f"deadletters/{letter.topic}/{letter.partition}/{letter.offset:020d}-{letter.append_ms}"
+    return f"{OBJECTS}{letter.topic}/{letter.partition}/{letter.offset:020d}-{letter.append_ms}"
 
 
 def _ours(letter: DeadLetter) -> list[tuple[str, bytes]]:
+    replay = read_replay(letter.headers)
     return [
         ("reason", letter.reason.encode()),
         ("error", letter.error[:_ERROR_CHARS].encode("utf-8", "replace")),
         ("source_topic", letter.topic.encode()),
         ("source_partition", str(letter.partition).encode()),
         ("source_offset", str(letter.offset).encode()),
-        ("attempts", str(letter.attempts).encode()),
+        ("attempts", str(letter.attempts + (replay.attempts if replay else 0)).encode()),
+        *([("replay_of", replay.letter.encode())] if replay else []),
     ]
-
-
-def _theirs(headers: Headers) -> list[tuple[str, bytes | None]]:
-    """The record's own headers; names that dead letters use themselves are marked."""
-    return [(f"original_{name}" if name in _OUR_NAMES else name, value) for name, value in headers]
 
 
 def _fitting(key: bytes | None, headers: Headers, room: int) -> tuple[bytes | None, Headers, Headers]:
@@ -101,7 +99,3 @@ def _fitting(key: bytes | None, headers: Headers, room: int) -> tuple[bytes | No
     if kept < len(headers):
         left_out.append(("headers_left_out", str(len(headers) - kept).encode()))
     return key, headers[:kept], left_out
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode("utf-8", "replace")[:128]

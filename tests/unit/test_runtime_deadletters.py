@@ -81,7 +81,7 @@ async def test_headers_of_our_names_are_the_record_s_own_still() -> None:
     assert list(emit.headers)[6:] == [
         ("original_reason", b"mine"),
         ("original_object", b"mine"),
-        ("original_reason", b"x"),
+        ("original_original_reason", b"x"),
     ]
     assert dict(emit.headers[:6])["reason"] == b"invalid"
 
