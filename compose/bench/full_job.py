@@ -59,13 +59,13 @@ def measure_full_job(stack: LocalStack, core: int, load: Load, say: Say, tuning:
         try:
             worker.wait_ready()
             say("the worker is ready; showing it the events")
-            return asyncio.run(_measure(own, spec.group, spec.source, worker, filling, load))
+            return asyncio.run(_measure(own, spec.group, spec.source, worker, core, filling, load))
         finally:
             worker.stop()
 
 
 async def _measure(
-    settings: Settings, group: str, source: str, worker: MeasuredWorker, filling: Filling, load: Load
+    settings: Settings, group: str, source: str, worker: MeasuredWorker, core: int, filling: Filling, load: Load
 ) -> Result:
     positions = Positions(settings.kafka_bootstrap, group, source, settings.partitions)
     sink = clickhouse(settings)
@@ -73,14 +73,14 @@ async def _measure(
         # One of each, so that no client's first connection is in the time.
         positions.lag()
         await _requests(sink)
-        busy, cpu_s, started = busy_s(worker.core), worker.cpu_s(), time.monotonic()
+        busy, cpu_s, started = busy_s(core), worker.cpu_s(), time.monotonic()
         filling.show()
         await _until(lambda: _drained(positions), worker)
         drained_s = time.monotonic() - started
         await _until(lambda: _counted(sink, filling.distinct), worker)
         seconds = time.monotonic() - started
         cpu_s = worker.cpu_s() - cpu_s
-        others = max(0.0, busy_s(worker.core) - busy - cpu_s) / seconds
+        others = max(0.0, busy_s(core) - busy - cpu_s) / seconds
         await _check_rows(sink, filling.distinct)
         return Result(
             system="sluiceway",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 from confluent_kafka import Producer
 
 from compose.bench.events import make_topics, shape_of
+from compose.bench.figures import quantile
 from compose.bench.full_job import Say
 from compose.bench.result import BenchFailed
 from compose.bench.worker import MeasuredWorker
@@ -87,16 +87,11 @@ def _measure(settings: Settings, worker: MeasuredWorker, rate: int, seconds: flo
         "events_per_s": rate,
         "seconds": seconds,
         "markers": len(found),
-        "p50_s": round(_quantile(found, 0.50), 3),
-        "p99_s": round(_quantile(found, 0.99), 3),
+        "p50_s": round(quantile(found, 0.50), 3),
+        "p99_s": round(quantile(found, 0.99), 3),
         "max_s": round(found[-1], 3),
         "cpu_share": round((worker.cpu_s() - cpu_s) / (time.monotonic() - started), 3),
     }
-
-
-def _quantile(ascending: list[float], q: float) -> float:
-    """The smallest value that at least the share `q` of values does not exceed."""
-    return ascending[max(0, math.ceil(q * len(ascending)) - 1)]
 
 
 def _send(bootstrap: str, rate: int, seconds: float, markers: Markers) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from compose.bench.audio import System, audio_system, expected_s, measure_audio, share_two_cores
+from compose.bench.audio_report import Found, show_audio
 from compose.bench.cores import TooFewCores, reserve_core
 from compose.bench.full_job import Load
 from compose.bench.latency import measure_latency
@@ -25,7 +29,9 @@ from compose.local.errors import LocalStackError
 from compose.settings import load
 
 QUICK_EVENTS = 100_000
-_TUNING = ("flush_", "rollup_", "dedup_", "traffic_")
+_TUNING = ("flush_", "rollup_", "dedup_", "traffic_", "audio_")
+_FIND_S = 20.0
+_FIND_RUNS = 5
 
 bench = typer.Typer(no_args_is_help=True, help="Measure the system on this machine.", rich_markup_mode=None)
 
@@ -56,7 +62,8 @@ def traffic(
         Load(QUICK_EVENTS if quick else events, paths, duplicates), names, share=0.1 if quick else 1.0, tuning=_tuning()
     )
     console = Console(stderr=True, highlight=False, quiet=json_only)
-    with _measuring() as (folder, core):
+    with _measuring() as folder:
+        core = reserve_core()
         lines: list[Line] = []
         for line in run(plan, folder, core, console.print):
             lines.append(line)
@@ -74,9 +81,61 @@ def latency(
 ) -> None:
     """Seconds from Kafka's acknowledgement of an event to its being visible in path_stats_hourly, at a steady rate."""
     console = Console(stderr=True, highlight=False, quiet=json_only)
-    with _measuring() as (folder, core):
-        found = measure_latency(folder, core, rate, seconds, console.print, _tuning())
+    with _measuring() as folder:
+        found = measure_latency(folder, reserve_core(), rate, seconds, console.print, _tuning())
         print(json.dumps(found), flush=True)
+
+
+@bench.command()
+def audio(
+    sessions: Annotated[int, typer.Option(help="live sessions, of 7.8 chunks a second each", min=1)] = 500,
+    seconds: Annotated[float, typer.Option(help="how long all of them send", min=1)] = 180.0,
+    find_most: Annotated[
+        bool, typer.Option("--find-most", help=f"also look for the most sessions that hold, {_FIND_S:g} s a try")
+    ] = False,
+    json_only: JsonOnly = False,
+) -> None:
+    """Live audio through one gateway and one worker, with the whole stack on the same two cores.
+
+    One line of JSON a run on standard output, a table on standard error.
+    """
+    console = Console(stderr=True, highlight=False, quiet=json_only)
+    with _measuring() as folder:
+        share_two_cores()
+        with audio_system(folder, _tuning()) as system:
+            run = partial(_audio_run, system, console)
+            found = run("live", sessions, seconds)
+            if find_most:
+                _find_most(run, found, console)
+
+
+def _audio_run(system: System, console: Console, prefix: str, sessions: int, seconds: float) -> Found:
+    sends_s = expected_s(sessions, seconds)
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[closed]}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(f"{sessions} sessions", total=sends_s, closed="")
+
+        def progress(phase: str, so_far_s: float, closed: int) -> None:
+            said = f"{closed} of {sessions} closed" if phase == "closing" else phase
+            bar.update(task, completed=min(sends_s, so_far_s), closed=said)
+
+        found = measure_audio(system, prefix, sessions, seconds, progress)
+    print(found.line(), flush=True)
+    show_audio(console, found)
+    return found
+
+
+def _find_most(run: Callable[[str, int, float], Found], first: Found, console: Console) -> None:
+    """Between the most sessions that held and the fewest that did not, halve the way."""
+    most, too_many = (first.sessions, None) if first.met else (0, first.sessions)
+    for number in range(_FIND_RUNS):
+        sessions = most * 3 // 2 if too_many is None else (most + too_many) // 2
+        if sessions <= most * 21 // 20:
+            break
+        found = run(f"try{number}", sessions, _FIND_S)
+        most, too_many = (sessions, too_many) if found.met else (most, sessions)
+    print(json.dumps({"measurement": "audio most", "sessions": most}), flush=True)
+    console.print(f"the most sessions that held: {most}")
 
 
 def _tuning() -> dict[str, Any]:
@@ -87,12 +146,12 @@ def _tuning() -> dict[str, Any]:
 
 
 @contextmanager
-def _measuring() -> Iterator[tuple[Path, int]]:
-    """A folder for the stacks and the core for what is measured; known errors become one line and exit code 1."""
+def _measuring() -> Iterator[Path]:
+    """A folder for the stacks; known errors become one line and exit code 1."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     try:
         with tempfile.TemporaryDirectory(prefix="sluiceway-bench-") as folder:
-            yield Path(folder), reserve_core()
+            yield Path(folder)
     except (LocalStackError, TooFewCores, BenchFailed) as error:
         print(f"sluiceway: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
