@@ -11,8 +11,8 @@ from compose.worker import bucket, presigner
 from streams.runtime.owners import OwnersTail
 from streams.web.audio.hub import Hub
 from streams.web.audio.owner import AudioOwners
+from streams.web.audio.parts import SocketLimits, SocketParts
 from streams.web.audio.recordings import AudioParts
-from streams.web.audio.socket import SocketLimits, SocketParts
 from streams.web.metrics import AudioMetrics
 from streams.web.tail import TopicTail
 from topics.specs import AUDIO_SEGMENTS

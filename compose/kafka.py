@@ -26,4 +26,6 @@ def traffic_publisher(settings: Settings, sender: str, limits: PublishLimits | N
 
 def audio_publisher(settings: Settings, sender: str) -> KafkaPublisher:
     """A publisher to `audio.chunks.v1`, shared by the connections of a gateway. Start and close are the caller's."""
-    return KafkaPublisher(kafka_access(settings).aiokafka(), AUDIO_CHUNKS, sender)
+    # Audio does not get smaller by lz4, and its chunks come one by one from many sessions.
+    limits = PublishLimits(linger_s=0.02, compression=None)
+    return KafkaPublisher(kafka_access(settings).aiokafka(), AUDIO_CHUNKS, sender, limits)

@@ -143,14 +143,10 @@ def encode(record: AudioRecord) -> Encoded:
     """A record as producers send it; `decode` gives it back."""
     match record:
         case Chunk():
-            headers: dict[str, str] = {
-                "type": "chunk",
-                "seq": str(record.seq),
-                "captured_ms": str(record.captured_ms),
-            }
+            said = chunk_headers(record.seq, record.captured_ms)
             if record.md5 is not None:
-                headers["md5"] = record.md5
-            return _encoded(record.session_id, record.data, headers)
+                said.append(("md5", record.md5.encode()))
+            return Encoded(record.session_id.encode(), record.data, said)
         case Open():
             headers = {name: str(getattr(record, name)) for name in record.__struct_fields__[1:]}
             return _encoded(record.session_id, b"", {"type": "open", **headers})
@@ -158,6 +154,11 @@ def encode(record: AudioRecord) -> Encoded:
             return _encoded(record.session_id, b"", {"type": "close"})
         case Idle():
             return Encoded(None, b"", [("type", b"idle")])
+
+
+def chunk_headers(seq: int, captured_ms: int) -> list[tuple[str, bytes | None]]:
+    """The headers of a chunk's record."""
+    return [("type", b"chunk"), ("seq", b"%d" % seq), ("captured_ms", b"%d" % captured_ms)]
 
 
 def new_open(

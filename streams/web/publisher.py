@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,6 +46,10 @@ class Place(NamedTuple):
     offset: int
 
 
+#: What came of records: where the first of them lies, or that Kafka did not confirm.
+Told = Callable[["Place | PublishUnavailable"], None]
+
+
 class EventPublisher(Protocol):
     """What a gateway needs of Kafka to take events in."""
 
@@ -56,8 +62,14 @@ class EventPublisher(Protocol):
 
 @dataclass(frozen=True)
 class PublishLimits:
-    """Bounds in time and memory. `batch_bytes` is of one batch before compression; the broker limits it after."""
+    """Bounds in time and memory. `batch_bytes` is of one batch before compression; the broker limits it after.
 
+    With `linger_s` batches leave at multiples of it only, those of all partitions together in one request: many records that
+    come one by one then cost one request, and wait half of it on average.
+    """
+
+    linger_s: float = 0.0
+    compression: str | None = "lz4"
     delivery_timeout_s: float = 10.0
     request_timeout_s: float = 5.0
     pending_bytes_max: int = 64 << 20
@@ -134,13 +146,36 @@ class KafkaPublisher:
         (first,) = await self._publish(records, one_key=True)
         return first
 
-    async def _publish(self, records: _Records, one_key: bool = False) -> list[Place]:
-        session = self._session
-        if session is None:
+    def post(self, record: HeadedRecord, told: Told) -> None:
+        """`append` of one record for those who send many: in the order of the calls, without a task that waits for each.
+
+        `told` is called once, with where it lies or why that is not known, possibly before this returns.
+        """
+        size = len(record[0]) + len(record[1])
+
+        def settled(found: Place | PublishUnavailable) -> None:
+            self._pending_bytes -= size
+            told(found)
+
+        try:
+            session = self._admitted(size)
+        except PublishUnavailable as error:
+            told(error)
+            return
+        self._pending_bytes += size
+        session.post(record, settled)
+
+    def _admitted(self, size: int) -> _Session:
+        """The session, if so much may wait for Kafka beside what does."""
+        if self._session is None:
             raise PublishUnavailable(f"Kafka cannot be reached: {self._trouble}")
-        size = sum(len(record[0]) + len(record[1]) for record in records)
         if self._pending_bytes and self._pending_bytes + size > self._limits.pending_bytes_max:
             raise PublishUnavailable(f"{self._pending_bytes} bytes wait for Kafka already; it is slower than its input")
+        return self._session
+
+    async def _publish(self, records: _Records, one_key: bool = False) -> list[Place]:
+        size = sum(len(record[0]) + len(record[1]) for record in records)
+        session = self._admitted(size)
         self._pending_bytes += size
         try:
             async with asyncio.timeout(self._limits.delivery_timeout_s):
@@ -185,7 +220,7 @@ class _Session:
             **connection,
             enable_idempotence=True,
             acks="all",
-            compression_type="lz4",
+            compression_type=limits.compression,
             max_batch_size=limits.batch_bytes,
             request_timeout_ms=int(limits.request_timeout_s * 1000),
             metadata_max_age_ms=60_000,
@@ -194,14 +229,16 @@ class _Session:
         self.headers = headers
         self.broken = asyncio.Event()
         self.trouble = ""
-        self._timeout_s = limits.delivery_timeout_s
+        self.timeout_s = limits.delivery_timeout_s
+        self.linger_s = limits.linger_s
+        self._partitions = 0
         self._lanes: dict[int, _Lane] = {}
 
     async def __aenter__(self) -> _Session:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 await self.producer.start()
-                await self.producer.partitions_for(self.topic)
+                await self._count()
         except BaseException:
             await _abandon(self.producer)
             raise
@@ -224,14 +261,27 @@ class _Session:
 
     async def send(self, records: _Records) -> list[Place]:
         """Send records and wait for all; the first place in each partition. Raises PublishUnavailable."""
-        partitions = len(await self.producer.partitions_for(self.topic))
-        waiting = [self._lane(p).add(rows) for p, rows in _by_partition(records, partitions)]
+        partitions = await self._count()
+        waiting = [self._lane(p).wait(rows) for p, rows in _by_partition(records, partitions)]
         return list(await asyncio.gather(*waiting))
 
     async def append(self, records: _Records) -> Place:
         """`send` of records of one key."""
-        partitions = len(await self.producer.partitions_for(self.topic))
-        return await self._lane(_partition_of(records[0][0], partitions)).add(records)
+        await self._count()
+        return await self._lane(_partition_of(records[0][0], self._partitions)).wait(records)
+
+    def post(self, record: HeadedRecord, told: Told) -> None:
+        """See `KafkaPublisher.post`."""
+        try:
+            lane = self._lane(_partition_of(record[0], self._partitions))
+        except PublishUnavailable as error:
+            told(error)
+        else:
+            lane.add((record,), told)
+
+    async def _count(self) -> int:
+        self._partitions = len(await self.producer.partitions_for(self.topic))
+        return self._partitions
 
     def _lane(self, partition: int) -> _Lane:
         if self.broken.is_set():
@@ -241,49 +291,72 @@ class _Session:
         return self._lanes[partition]
 
 
-_Waiting = tuple[_Records, "asyncio.Future[Place]"]
-
-
 class _Lane:
     """One partition: what arrives while a batch is under way goes out together in the next one."""
 
     def __init__(self, session: _Session, partition: int) -> None:
         self._session = session
         self._partition = partition
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[tuple[_Records, Told]] = []
+        self._taken: deque[tuple[_Records, Told]] = deque()
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
 
-    def add(self, records: _Records) -> asyncio.Future[Place]:
-        """Queue records; the future ends when Kafka has them, with the first one's place, or with PublishUnavailable."""
-        done: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
-        self._waiting.append((records, done))
+    def add(self, records: _Records, told: Told) -> None:
+        """Queue records, and tell what became of them."""
+        self._waiting.append((records, told))
         self._wake.set()
-        return done
+
+    async def wait(self, records: _Records) -> Place:
+        """Queue records and wait until Kafka has them; the first one's place. Raises PublishUnavailable."""
+        done: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
+
+        def told(found: Place | PublishUnavailable) -> None:
+            if done.done():
+                return
+            if isinstance(found, Place):
+                done.set_result(found)
+            else:
+                done.set_exception(found)
+
+        self.add(records, told)
+        return await done
 
     def close(self) -> None:
         """Stop, failing what waits."""
         self._task.cancel()
 
     async def _run(self) -> None:
-        taken: list[_Waiting] = []
         try:
             while True:
                 await self._wake.wait()
+                if self._session.linger_s:
+                    await self._until_next_departure()
                 self._wake.clear()
-                taken, self._waiting = self._waiting, []
-                offsets = await self._send([record for records, _ in taken for record in records])
+                self._taken, self._waiting = deque(self._waiting), []
+                async with asyncio.timeout(self._session.timeout_s):
+                    offsets = await self._send([record for records, _ in self._taken for record in records])
                 at = 0
-                for records, done in taken:
-                    if not done.done():
-                        done.set_result(Place(self._partition, offsets[at]))
+                while self._taken:
+                    records, tell = self._taken.popleft()
+                    tell(Place(self._partition, offsets[at]))
                     at += len(records)
+        except TimeoutError:
+            self._session.break_off(f"no answer within {self._session.timeout_s:g} s")
         except Exception as error:
             self._session.break_off(_trouble_of(error, self._session.topic))
-        finally:
-            for _, done in taken + self._waiting:
-                if not done.done():
-                    done.set_exception(PublishUnavailable(self._session.told()))
+
+    def _ended(self, _: object) -> None:
+        """Nothing follows: whoever ends a lane breaks its session off first, which takes nothing from then on."""
+        for _, tell in [*self._taken, *self._waiting]:
+            tell(PublishUnavailable(self._session.told()))
+
+    async def _until_next_departure(self) -> None:
+        """The next multiple of the linger, which is the same moment for all lanes."""
+        linger_s = self._session.linger_s
+        now = time.monotonic()
+        await asyncio.sleep(linger_s - now % linger_s)
 
     async def _send(self, records: list[Record | HeadedRecord]) -> list[int]:
         """Send all, and wait; the offset of each."""

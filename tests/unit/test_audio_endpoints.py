@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry
 
 from streams.web.audio.hub import Hub
 from streams.web.audio.owner import AudioOwners
+from streams.web.audio.parts import SocketParts
 from streams.web.audio.recordings import AudioParts
-from streams.web.audio.socket import SocketParts
 from streams.web.context import Readiness
 from streams.web.gateway import make_gateway
 from streams.web.metrics import AudioMetrics

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 
 class Durable:
     """The first seq that is not durable, from what Kafka confirmed.
@@ -21,9 +19,13 @@ class Durable:
         """All up to here are durable; None while the first is not."""
         return self.next_seq - 1 if self.next_seq else None
 
-    def add(self, seqs: Iterable[int]) -> None:
-        """Kafka has these."""
-        self._ahead.update(seq for seq in seqs if seq >= self.next_seq)
+    def add(self, seq: int) -> None:
+        """Kafka has this one."""
+        if seq == self.next_seq and not self._ahead:
+            self.next_seq += 1
+            return
+        if seq >= self.next_seq:
+            self._ahead.add(seq)
         self._advance()
         while len(self._ahead) > self._lost_after:
             self.next_seq = min(self._ahead)

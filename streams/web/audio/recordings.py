@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from streams.web.audio.owner import AudioOwners
-from streams.web.audio.socket import SocketParts
+from streams.web.audio.parts import SocketParts
 
 
 class RecordingStore(Protocol):
