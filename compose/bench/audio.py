@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import msgspec
 import soundfile
 
+from compose.bench import cores
 from compose.bench.audio_load import OPENED_PER_S, Plan
 from compose.bench.audio_report import Found
 from compose.bench.events import make_topics
@@ -49,10 +50,12 @@ _FRAMES = "sluiceway_gateway_audio_frames_total"
 Progress = Callable[[str, float, int], None]
 
 
-def share_two_cores() -> None:
-    """Leave this process, and all its future children, two cores, where processes can be pinned."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+def share_two_cores() -> set[int]:
+    """Leave this process, and all its future children, two cores; these. Raises TooFewCores."""
+    if not hasattr(os, "sched_setaffinity"):
+        raise cores.TooFewCores("processes cannot be pinned to cores on this system; run the bench on Linux")
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    return os.sched_getaffinity(0)
 
 
 @dataclass
@@ -63,12 +66,15 @@ class System:
     settings: Settings
     gateway: MeasuredProcess
     worker: MeasuredWorker
+    cores: set[int]
 
     def cpu_s(self, load_pid: int) -> dict[str, float]:
         """Seconds of CPU by process."""
         pids = {server.name.lower(): server.pid for server in self.stack.servers}
         pids |= {"gateway": self.gateway.pid, "worker": self.worker.pid, "load": load_pid}
-        return {name: cpu_s(pid) for name, pid in pids.items() if pid is not None}
+        found = {name: cpu_s(pid) for name, pid in pids.items() if pid is not None}
+        busy_s = sum(cores.busy_s(core) for core in sorted(self.cores))
+        return {**found, "others": busy_s - sum(found.values())}
 
 
 @dataclass
@@ -91,7 +97,8 @@ class _Sampled:
 
 @contextmanager
 def audio_system(folder: Path, tuning: Mapping[str, Any]) -> Iterator[System]:
-    """The stack, a gateway and a worker, ready. Raises BenchFailed, LocalStackError."""
+    """The stack, a gateway and a worker, ready, on two cores. Raises BenchFailed, LocalStackError, TooFewCores."""
+    two = share_two_cores()
     with LocalStack.on_free_ports(folder / "audio") as stack:
         own = stack.settings(**tuning, worker_port=free_port(), gateway_port=free_port(), log_level="warning")
         make_topics(own.kafka_bootstrap, asyncio.run(_topics(own)))
@@ -106,7 +113,7 @@ def audio_system(folder: Path, tuning: Mapping[str, Any]) -> Iterator[System]:
         try:
             worker.wait_ready()
             gateway.wait(lambda: _answers(gateway))
-            yield System(stack, own, gateway, worker)
+            yield System(stack, own, gateway, worker, two)
         finally:
             gateway.stop()
             worker.stop()

@@ -9,13 +9,11 @@ from dataclasses import asdict, dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-from compose.bench.report import Verdict
+from compose.bench.report import QUIET_SHARE, Verdict
 
 DURABLE_P99_S = 0.100
 HANDLING_P99_S = 0.050
 OVERHEAD_BYTES = 200_000_000
-#: A load that sends so late itself has no share of the machine left: what it measured is no figure of the system alone.
-LOAD_LATE_S = 0.050
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +108,9 @@ def show_audio(console: Console, found: Found) -> None:
         console.print(f"{'met ' if verdict.met else 'MISSED'}  {verdict.goal}: {verdict.measured}")
     for trouble in found.troubles:
         console.print(f"trouble: {trouble}", markup=False)
-    if found.sent_late_p99_s is not None and found.sent_late_p99_s > LOAD_LATE_S:
-        console.print(
-            f"[bold]the load itself sent up to {found.sent_late_p99_s * 1000:.0f} ms late (p99): the machine is full, or "
-            "others use it[/bold]"
-        )
+    others = found.cores["others"]
+    if others > 2 * QUIET_SHARE:
+        console.print(f"[bold]others used {others:.2f} of the two cores: run it again on a quiet machine[/bold]")
 
 
 def _ms(*seconds: float | None) -> str:

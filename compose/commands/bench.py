@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from compose.bench.audio import System, audio_system, expected_s, measure_audio, share_two_cores
+from compose.bench.audio import System, audio_system, expected_s, measure_audio
 from compose.bench.audio_report import Found, show_audio
 from compose.bench.cores import TooFewCores, reserve_core
 from compose.bench.full_job import Load
@@ -100,13 +100,11 @@ def audio(
     One line of JSON a run on standard output, a table on standard error.
     """
     console = Console(stderr=True, highlight=False, quiet=json_only)
-    with _measuring() as folder:
-        share_two_cores()
-        with audio_system(folder, _tuning()) as system:
-            run = partial(_audio_run, system, console)
-            found = run("live", sessions, seconds)
-            if find_most:
-                _find_most(run, found, console)
+    with _measuring() as folder, audio_system(folder, _tuning()) as system:
+        run = partial(_audio_run, system, console)
+        found = run("live", sessions, seconds)
+        if find_most:
+            _find_most(run, found, console)
 
 
 def _audio_run(system: System, console: Console, prefix: str, sessions: int, seconds: float) -> Found:
