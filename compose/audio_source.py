@@ -94,6 +94,7 @@ _Timed = AsyncGenerator[tuple[int, bytes], None]
 
 _TRACK = re.compile(r"Stream #0:.*?Audio: (?P<codec>\w+).*?, (?P<rate>\d+) Hz, (?P<layout>[^,\n]+)")
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d)\.(\d\d)")
+_TIMES = re.compile(r"time=(\d+):(\d\d):(\d\d)\.(\d\d)")
 _LAYOUTS = {"mono": 1, "stereo": 2, "downmix": 2, "binaural": 2, "quad": 4, "hexagonal": 6, "octagonal": 8, "cube": 8}
 
 
@@ -123,11 +124,20 @@ async def _opus(path: Path, rate: int, channels: int, info: SourceInfo) -> _Time
 
 async def _flac(path: Path, rate: int, channels: int, info: SourceInfo) -> _Timed:
     """The file itself if it is a FLAC stream, else the stream in it. Times go by the share of the bytes sent."""
-    sent, size, duration_ms = 0, path.stat().st_size, info.duration_ms or 0
+    sent, size = 0, path.stat().st_size
+    # An encoder that wrote to a pipe could not come back to say how long it was.
+    duration_ms = await _measured_ms(path) if info.duration_ms is None else info.duration_ms
     async with aclosing(_flac_stream(path)) as stream:
         async for data in stream:
             yield duration_ms * min(sent, size) // size, data
             sent += len(data)
+
+
+async def _measured_ms(path: Path) -> int:
+    """How long a file's sound is, found by reading all of it."""
+    async with ffmpeg("-i", f"file:{path}", "-map", "0:a:0", "-c", "copy", "-f", "null", "-", level="info") as running:
+        found = _TIMES.findall(await running.said())
+    return _milliseconds(*(int(part) for part in found[-1])) if found else 0
 
 
 async def _flac_stream(path: Path) -> AsyncGenerator[bytes, None]:

@@ -11,7 +11,7 @@ from compose.worker import bucket, presigner
 from streams.runtime.owners import OwnersTail
 from streams.web.audio.hub import Hub
 from streams.web.audio.owner import AudioOwners
-from streams.web.audio.parts import SocketLimits, SocketParts
+from streams.web.audio.parts import Seats, SocketLimits, SocketParts
 from streams.web.audio.recordings import AudioParts
 from streams.web.metrics import AudioMetrics
 from streams.web.tail import TopicTail
@@ -39,8 +39,10 @@ class GatewayAudio:
             write_s=settings.audio_write_s,
             unconfirmed_bytes=settings.audio_unconfirmed_kb << 10,
         )
+        metrics, seats = AudioMetrics(registry), Seats(settings.audio_connections)
+        metrics.sockets_limit.set(seats.capacity)
         self.parts = AudioParts(
-            SocketParts(self._publisher, self._owners, hub, self._tail.following, AudioMetrics(registry), limits),
+            SocketParts(self._publisher, self._owners, hub, self._tail.following, metrics, limits, seats),
             self._owners,
             BucketRecordings(self._bucket, presigner(settings, self._bucket)),
             # With a key, no page of a browser gets here by itself.

@@ -111,6 +111,7 @@ class Settings:
     audio_connection_idle_s: float = _s(300.0, "an audio connection is ended after so long without a chunk, seconds")
     audio_resume_s: float = _s(30.0, "how long a new audio connection waits for its session's worker, seconds")
     audio_write_s: float = _s(10.0, "an audio client that takes nothing for so long is cut off, seconds")
+    audio_connections: int = _s(2_000, "audio connections of a gateway at once; further ones are told to come again")
     audio_unconfirmed_kb: int = _s(1024, "audio of one connection that may wait for Kafka before no more is read, kB")
     audio_link_h: int = _s(24, "how long the link to a recording is good, at most 168, hours")
 
@@ -220,6 +221,7 @@ class Settings:
             "audio_uploads",
             "audio_recordings",
             "audio_attempts",
+            "audio_connections",
             "audio_unconfirmed_kb",
             "audio_link_h",
             "ai_batch_size",

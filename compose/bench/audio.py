@@ -29,11 +29,11 @@ from compose.bench import cores
 from compose.bench.audio_load import OPENED_PER_S, Plan
 from compose.bench.audio_report import Found
 from compose.bench.events import make_topics
-from compose.bench.figures import bucket_quantile, buckets, since, total
 from compose.bench.process import MeasuredProcess, cpu_s
 from compose.bench.result import BenchFailed
 from compose.bench.voice import CHUNK_BYTES, Voice
 from compose.bench.worker import MeasuredWorker
+from compose.figures import bucket_quantile, buckets, since, total
 from compose.local.process import dying_with_parent, free_port
 from compose.local.stack import LocalStack
 from compose.settings import Settings

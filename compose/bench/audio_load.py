@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 
 from compose.bench.audio_connection import AudioConnection
-from compose.bench.figures import quantile
 from compose.bench.voice import CHUNK_S, Voice
+from compose.figures import quantile
 
 #: So many sessions are opened a second.
 OPENED_PER_S = 100

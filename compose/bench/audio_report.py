@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from compose.bench.report import QUIET_SHARE, Verdict
+from streams.web.metrics import DURABLE_LIMIT_S
 
-DURABLE_P99_S = 0.100
 HANDLING_P99_S = 0.050
 OVERHEAD_BYTES = 200_000_000
 
@@ -71,7 +71,7 @@ class Found:
                 f"{self.segments_stored:,} of {attempted:,} segments",
                 attempted > 0 and not self.segments_failed,
             ),
-            _within("frame to durable, p99", self.durable_p99_s, DURABLE_P99_S),
+            _within("frame to durable, p99", self.durable_p99_s, DURABLE_LIMIT_S),
             _within("fetched to folded, p99", self.handling_p99_s, HANDLING_P99_S),
             Verdict(
                 f"worker under 1.3 x the audio held + {OVERHEAD_BYTES / 1e6:.0f} MB",

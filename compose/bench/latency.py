@@ -19,10 +19,10 @@ from typing import Any
 from confluent_kafka import Producer
 
 from compose.bench.events import make_topics, shape_of
-from compose.bench.figures import quantile
 from compose.bench.full_job import Say
 from compose.bench.result import BenchFailed
 from compose.bench.worker import MeasuredWorker
+from compose.figures import quantile
 from compose.local.generate import generate_events
 from compose.local.process import free_port
 from compose.local.stack import LocalStack

@@ -10,7 +10,7 @@ RATE = 16_000
 CHUNK_BYTES = 4_096
 #: What one chunk plays, seconds: 7.8 of them a second.
 CHUNK_S = CHUNK_BYTES / 2 / RATE
-_LENGTH_S = 240
+_LENGTH_S = 60
 #: Samples between the beginnings of one session and the next.
 _STRIDE = 4_099
 
@@ -18,7 +18,7 @@ _STRIDE = 4_099
 class Voice:
     """Mono PCM of 16 bits, like speech in what it costs to compress: harmonics that come and go, and noise.
 
-    Sessions begin at different places of one recording and go round it, so that no two have a chunk in common.
+    Sessions begin at different places of one recording and go round it: one that got another's chunk is not bit for bit.
     """
 
     def __init__(self) -> None:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from compose.bench.cores import pinned
-from compose.bench.figures import total
 from compose.bench.process import MeasuredProcess
+from compose.figures import total
 from compose.settings import Settings
 
 

@@ -17,7 +17,7 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTO
 from compose.gateway_audio import GatewayAudio
 from compose.kafka import kafka_access, traffic_publisher
 from compose.logs import set_up_logs
-from compose.loop import run_loop
+from compose.loop import allow_open_files, run_loop
 from compose.settings import SettingError, Settings, load
 from compose.worker import bucket, presigner
 from sinks.errors import SinkRefused
@@ -28,6 +28,8 @@ from streams.web.publisher import EventPublisher
 
 #: How long requests in flight may take to finish at shutdown, above the time Kafka is given to confirm.
 SHUTDOWN_S = 15.0
+#: Files and sockets of a gateway beside its audio connections.
+OTHER_FILES = 1_024
 #: How long a worker may take to say whether it is ready.
 ASK_S = 1.0
 
@@ -47,6 +49,9 @@ def run_gateway(settings: Settings) -> None:
     # that die young and hold no cycles.
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
+    wanted = settings.audio_connections + OTHER_FILES
+    if (allowed := allow_open_files(wanted)) < wanted:
+        log.warning("few_open_files", allowed=allowed, wanted=wanted, hint="raise the limit, or take fewer connections")
     run_loop(_until_signal(settings))
 
 

@@ -15,6 +15,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from compose.figures import bucket_quantile, buckets, total
 from compose.kafka import kafka_access
 from compose.logs import set_up_logs
 from compose.settings import Settings, load
@@ -22,6 +23,7 @@ from compose.worker import clickhouse
 from sinks.clickhouse.queries import progress
 from sinks.errors import SinkRefused, SinkUnavailable
 from streams.runtime.owners import Owner, current_owners
+from streams.web.metrics import DURABLE_LIMIT_S
 
 ASK_S = 2.0
 UNHEALTHY = 1
@@ -44,9 +46,36 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="as one JSON obj
 
 
 async def _gather(settings: Settings) -> dict[str, Any]:
-    found: dict[str, Any] = {"workers": [], "progress": [], "problems": []}
-    await asyncio.gather(_workers(settings, found), _progress(settings, found))
+    found: dict[str, Any] = {"workers": [], "gateway": None, "progress": [], "problems": []}
+    await asyncio.gather(_workers(settings, found), _gateway(settings, found), _progress(settings, found))
     return found
+
+
+async def _gateway(settings: Settings, found: dict[str, Any]) -> None:
+    """The audio figures of the gateway whose address the settings have, if it answers: others may be elsewhere."""
+    host = "127.0.0.1" if settings.gateway_host in ("0.0.0.0", "::") else settings.gateway_host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.gateway_port}"
+    headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
+    try:
+        async with (
+            ClientSession(timeout=ClientTimeout(total=ASK_S), headers=headers) as session,
+            session.get(f"{url}/metrics") as answer,
+        ):
+            if answer.status != 200:
+                return
+            metrics = await answer.text()
+    except (ClientError, TimeoutError):
+        return
+    durable = buckets(metrics, "sluiceway_gateway_audio_durable_seconds")
+    found["gateway"] = {
+        "url": url,
+        "audio_connections": int(total(metrics, "sluiceway_gateway_audio_sockets")),
+        "audio_connections_limit": int(total(metrics, "sluiceway_gateway_audio_sockets_limit")),
+        "audio_chunks": int(total(metrics, "sluiceway_gateway_audio_frames_total")),
+        "durable_p50_s": bucket_quantile(durable, 0.50),
+        "durable_p99_s": bucket_quantile(durable, 0.99),
+        "durable_limit_s": DURABLE_LIMIT_S,
+    }
 
 
 async def _workers(settings: Settings, found: dict[str, Any]) -> None:
@@ -89,6 +118,18 @@ async def _progress(settings: Settings, found: dict[str, Any]) -> None:
         await sink.close()
 
 
+def _audio_of(gateway: dict[str, Any]) -> str:
+    taken = f"{gateway['audio_connections']:,} of {gateway['audio_connections_limit']:,} audio connections"
+    if gateway["durable_p99_s"] is None:
+        return f"gateway: {taken}"
+    p50_ms, p99_ms, limit_ms = (gateway[f"durable_{name}_s"] * 1000 for name in ("p50", "p99", "limit"))
+    verdict = "within" if p99_ms < limit_ms else "[bold]above[/bold]"
+    return (
+        f"gateway: {taken}; from a chunk to Kafka {p50_ms:.0f} ms (p50), {p99_ms:.0f} ms (p99, {verdict} the limit of "
+        f"{limit_ms:.0f} ms) since it started"
+    )
+
+
 def _print(found: dict[str, Any]) -> None:
     console = Console(highlight=False)
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
@@ -111,6 +152,8 @@ def _print(found: dict[str, Any]) -> None:
         known = f"up to {until:%Y-%m-%d %H:%M} UTC" if until and until.year > 1970 else "up to no hour yet"
         what = "rollups are complete" if stream in _ROLLED_UP else "everything is read"
         console.print(f"{stream}: {what} {known}")
+    if gateway := found["gateway"]:
+        console.print(_audio_of(gateway))
     for worker in found["workers"]:
         if not worker["sink_available"]:
             console.print(f"worker {worker['pid']} waits for ClickHouse or the object store", style="bold")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+#: A chunk's way until Kafka has it, 99 of 100 of them.
+DURABLE_LIMIT_S = 0.1
+
 
 class GatewayMetrics:
     """Counters of one gateway, in the registry that `/metrics` shows."""
@@ -31,6 +34,11 @@ class AudioMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.sockets = Gauge("sluiceway_gateway_audio_sockets", "Audio connections that are open", registry=registry)
+        self.sockets_limit = Gauge(
+            "sluiceway_gateway_audio_sockets_limit",
+            "Audio connections that the gateway takes at once",
+            registry=registry,
+        )
         self.frames = Counter("sluiceway_gateway_audio_frames", "Audio chunks taken in", registry=registry)
         self.bytes = Counter("sluiceway_gateway_audio_bytes", "Bytes of these chunks", registry=registry)
         self.durable_seconds = Histogram(
@@ -39,6 +47,12 @@ class AudioMetrics:
             buckets=(0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
             registry=registry,
         )
+        durable_limit = Gauge(
+            "sluiceway_gateway_audio_durable_limit_seconds",
+            "What 99 of 100 chunks are to stay under until Kafka has them",
+            registry=registry,
+        )
+        durable_limit.set(DURABLE_LIMIT_S)
         self.refused = Counter(
             "sluiceway_gateway_audio_refused", "Sessions that their worker has not admitted", registry=registry
         )

@@ -43,6 +43,15 @@ def test_every_marker_of_a_latency_run_is_seen() -> None:
     assert 0 < found["p50_s"] <= found["p99_s"] <= found["max_s"]
 
 
+def test_live_audio_loses_nothing_and_is_recorded_bit_for_bit() -> None:
+    (found,) = lines_of("audio", "--sessions", "16", "--seconds", "4")
+    assert (found["frames_lost"], found["unclosed"], found["recordings_wrong"], found["troubles"]) == (0, 0, [], [])
+    assert found["frames"] > 16 * 7.8 * 4
+    assert found["segments_stored"] == 16
+    assert 0 < found["durable_p50_s"] <= found["durable_p99_s"] <= found["durable_max_s"]
+    assert found["gateway_us_per_frame"] > 0 and found["cores"]["worker"] > 0
+
+
 def test_an_unknown_system_is_refused_by_name() -> None:
     done = subprocess.run([*RUN, "traffic", "--systems", "sparks"], capture_output=True, text=True, timeout=30)
     assert done.returncode == 2

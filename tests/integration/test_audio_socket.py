@@ -429,6 +429,21 @@ def test_send_audio_sends_a_file(run: Run, gateway: Gateway, tmp_path: Path, for
     assert set(run.objects(told["recording"])) == {told["recording"]}
 
 
+def test_send_audio_in_real_time_takes_as_long_as_it_plays(run: Run, gateway: Gateway, tmp_path: Path) -> None:
+    kinds = {"flac": ["-f", "flac"], "opus": ["-c:a", "libopus", "-f", "ogg"]}
+    played_s, processes = 5.0, {}
+    for format, kind in kinds.items():
+        (tmp_path / format).write_bytes(encoded(sound(played_s, 48_000, 2), 48_000, 2, *kind))
+        named = ["--session", f"live-{format}-{time.time_ns()}", "--format", format]
+        processes[format] = send_audio(gateway, str(tmp_path / format), "--realtime", *named)
+    for format, process in processes.items():
+        code, told = ended(process)
+        assert (code, told["ok"], told["error"]) == (0, True, None), (format, told)
+        assert told["md5"] == told["recorded_md5"] and told["connections"] == 1, (format, told)
+        # The last chunk leaves when its sound begins.
+        assert played_s - 1 < told["seconds"] < played_s + 10, (format, told)
+
+
 def test_send_audio_says_when_the_recording_is_another(gateway: Gateway, tmp_path: Path) -> None:
     session = f"other-{time.time_ns()}"
     for number, expected in ((1, 0), (2, 1)):
@@ -455,6 +470,21 @@ def test_send_audio_of_what_is_no_audio(gateway: Gateway, tmp_path: Path) -> Non
     process = send_audio(gateway, str(tmp_path / "a.txt"))
     _, err = process.communicate(timeout=30)
     assert process.returncode == 2 and b"cannot read" in err
+
+
+async def test_status_shows_how_soon_chunks_are_durable(run: Run, gateway: Gateway) -> None:
+    async with talk(gateway, new_session(7)) as client:
+        await client.open()
+        await client.frames(0, 3)
+        await client.durable(3)
+        environ = {**os.environ, **gateway.process.settings.environ()}
+        command = [sys.executable, "-m", "compose.cli", "status", "--json"]
+        done = await asyncio.to_thread(subprocess.run, command, env=environ, capture_output=True, timeout=60)
+        found = json.loads(done.stdout)["gateway"]
+        assert found["audio_chunks"] >= 4 and found["audio_connections"] >= 1
+        assert found["audio_connections_limit"] == 2_000
+        assert 0 < found["durable_p50_s"] <= found["durable_p99_s"]
+        await client.close()
 
 
 def test_sigterm_tells_clients_to_come_again(run: Run, gateway: Gateway) -> None:

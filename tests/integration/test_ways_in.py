@@ -34,7 +34,7 @@ from compose.local.stack import LocalStack
 from compose.settings import SettingError, Settings
 from streams.runtime.admin import TopicAdmin
 from streams.traffic.accesslog import parse_line
-from streams.web.publisher import KafkaPublisher, PublishLimits, PublishUnavailable, Record
+from streams.web.publisher import KafkaPublisher, Place, PublishLimits, PublishUnavailable, Record
 from topics.partitioning import partition_of
 from topics.specs import TRAFFIC_EVENTS, source
 from topics.traffic import Malformed
@@ -120,6 +120,53 @@ async def test_records_land_once_in_the_partition_of_their_key(settings: Setting
     for partition, rs in found.items():
         assert all(partition_of(r.key, 4) == partition for r in rs)
         assert all(dict(r.headers) == {"producer": b"test"} for r in rs)
+
+
+async def test_what_is_posted_lands_in_order_and_each_is_told_where(settings: Settings, topic: str) -> None:
+    told: dict[tuple[bytes, int], Place | PublishUnavailable] = {}
+    keys = [b"k%d" % number for number in range(10)]
+    async with publisher(settings, topic, PublishLimits(linger_s=0.02, compression=None)) as made:
+        await made.wait_connected(10)
+        for number in range(300):
+            for key in keys:
+                at = (key, number)
+                assert at not in told
+                made.post(
+                    (key, b"%d" % number, [("n", b"%d" % number)]), lambda found, at=at: told.__setitem__(at, found)
+                )
+            await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            while len(told) < 3_000:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    found = {(p, r.offset): (r.key, int(r.value)) for p, rs in (await read(settings, topic)).items() for r in rs}
+    assert {place: at for at, place in told.items()} == found
+    for key in keys:
+        offsets = [told[key, number].offset for number in range(300)]  # type: ignore[union-attr]
+        assert offsets == sorted(offsets)
+
+
+async def test_what_was_posted_to_a_kafka_that_hangs_is_told_once(
+    stack: LocalStack, settings: Settings, topic: str
+) -> None:
+    told: list[Place | PublishUnavailable] = []
+    limits = PublishLimits(delivery_timeout_s=2.0, request_timeout_s=1.0, reconnect_max_s=0.3, linger_s=0.02)
+    async with publisher(settings, topic, limits) as made:
+        made.post((b"k", b"early", []), told.append)
+        assert isinstance(told.pop(), PublishUnavailable)
+        await made.wait_connected(10)
+        stack.kafka.signal(signal.SIGSTOP)
+        try:
+            for number in range(50):
+                made.post((b"k%d" % (number % 8), b"v", []), told.append)
+                await asyncio.sleep(0.002)
+            async with asyncio.timeout(10):
+                while len(told) < 50:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert all(isinstance(found, PublishUnavailable) for found in told)
+        finally:
+            stack.kafka.signal(signal.SIGCONT)
+        await until_published(made, [(b"k", b"again")])
+    assert len(told) == 50
 
 
 async def test_a_publisher_outlives_kafka(stack: LocalStack, settings: Settings, topic: str) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
+from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry
 
 from streams.web.audio.hub import Hub
 from streams.web.audio.owner import AudioOwners
-from streams.web.audio.parts import SocketParts
+from streams.web.audio.parts import Seats, SocketParts
 from streams.web.audio.recordings import AudioParts
 from streams.web.context import Readiness
 from streams.web.gateway import make_gateway
@@ -26,6 +26,7 @@ from tests.unit.test_audio_socket import Log
 from tests.unit.test_gateway import KeptRecords, problem
 from topics.audio import Format, Store, Tier
 from topics.audio_events import ClosedBy, Manifest, encode_manifest
+from topics.audio_socket import ErrorCode, ErrorMessage, decode_server_message
 
 MANIFEST = Manifest(
     session_id="s",
@@ -103,9 +104,10 @@ async def start(world: World, owners: AudioOwners) -> AsyncIterator[Start]:
     async def readiness() -> Readiness:
         return Readiness(True)
 
-    async def started(api_key: str = "") -> TestClient[web.Request, web.Application]:
+    async def started(api_key: str = "", capacity: int = 10) -> TestClient[web.Request, web.Application]:
         registry = CollectorRegistry()
-        sockets = SocketParts(Log(), owners, Hub(), asyncio.Event(), AudioMetrics(registry))
+        metrics = AudioMetrics(registry)
+        sockets = SocketParts(Log(), owners, Hub(), asyncio.Event(), metrics, seats=Seats(capacity))
         parts = AudioParts(sockets, owners, world, check_origin=not api_key, link_s=60, store_timeout_s=0.1)
         app = make_gateway(
             publisher=KeptRecords(),
@@ -211,3 +213,30 @@ async def test_all_of_it_is_in_the_document(start: Start) -> None:
         *(f"/api/audio/{{session_id}}{end}" for end in ("", "/window", "/download")),
     ):
         assert document["paths"][path]["get"]["parameters"][0]["name"] == "session_id"
+
+
+async def test_more_connections_than_a_gateway_takes_are_told_so(start: Start) -> None:
+    client = await start(capacity=2)
+    first, second = await client.ws_connect("/ws/audio/a"), await client.ws_connect("/ws/audio/b")
+
+    async def turned_away() -> bool:
+        async with client.ws_connect("/ws/audio/c") as third:
+            await third.send_str("no control message")
+            said = decode_server_message((await third.receive()).data)
+            assert isinstance(said, ErrorMessage)
+            assert (await third.receive()).type is WSMsgType.CLOSE
+            if said.code is not ErrorCode.UNAVAILABLE:
+                assert said.code is ErrorCode.BAD_MESSAGE
+                return False
+            assert "2 audio connections" in said.message and third.close_code == WSCloseCode.TRY_AGAIN_LATER
+            return True
+
+    assert await turned_away()
+    metrics = await (await client.get("/metrics")).text()
+    assert 'sluiceway_gateway_audio_errors_total{code="too_many"} 1.0' in metrics
+    assert "sluiceway_gateway_audio_sockets 2.0" in metrics
+    await first.close()
+    async with asyncio.timeout(5):
+        while await turned_away():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await second.close()

@@ -95,6 +95,15 @@ async def test_flac_is_passed_on_as_it_is(made: Path, tmp_path: Path) -> None:
     assert decoded(joined(await taken(in_another, Format.FLAC))) == PCM
 
 
+async def test_flac_that_does_not_say_how_long_it_is_has_times_too(tmp_path: Path) -> None:
+    path = tmp_path / "piped.flac"
+    path.write_bytes(encoded(PCM, RATE, 1, "-f", "flac"))
+    assert (await probe(path)).duration_ms is None
+    chunks = await taken(path, Format.FLAC)
+    assert 500 < chunks[-1].at_ms < 1_000
+    assert joined(chunks) == path.read_bytes()
+
+
 async def test_what_a_file_is(made: Path, tmp_path: Path) -> None:
     assert await probe(made) == SourceInfo("pcm_s16le", RATE, 1, 1_000)
     surround = tmp_path / "surround.ogg"

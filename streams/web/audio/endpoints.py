@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 
 from streams.web.audio.recordings import AudioParts
 from streams.web.audio.socket import AudioSocket
+from streams.web.audio.teller import turn_away
 from streams.web.audio.wire import Wire
 from streams.web.context import AUDIO
 from streams.web.openapi import Endpoints, Json, response
@@ -103,8 +104,17 @@ async def connect_audio(request: web.Request) -> web.StreamResponse:
             403, f"A page of {origin} may not send audio here: the gateway takes pages of its own address only."
         )
     wire = Wire(request)
-    await wire.open()
-    await AudioSocket(request.match_info["session_id"], secrets.token_hex(12), wire, parts.sockets).run()
+    seats = parts.sockets.seats
+    if not seats.take():
+        # In words, not as an answer to the handshake, which a page of a browser is not told.
+        await wire.open()
+        await turn_away(wire, parts.sockets)
+        return wire.response
+    try:
+        await wire.open()
+        await AudioSocket(request.match_info["session_id"], secrets.token_hex(12), wire, parts.sockets).run()
+    finally:
+        seats.leave()
     return wire.response
 
 

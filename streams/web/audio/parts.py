@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from streams.web.audio.hub import Hub
@@ -51,7 +51,7 @@ class AnyWire(Protocol):
 @dataclass(frozen=True)
 class SocketLimits:
     """Bounds of one connection: in seconds, but `unconfirmed_bytes` (read, and not yet confirmed by Kafka) and
-    `lost_after` (see `Durable`). `sockets` are those of the whole gateway."""
+    `lost_after` (see `Durable`)."""
 
     ping_s: float = 15.0
     idle_s: float = 300.0
@@ -60,7 +60,25 @@ class SocketLimits:
     durable_every_s: float = 0.02
     unconfirmed_bytes: int = 1 << 20
     lost_after: int = 64
-    sockets: int = 2_000
+
+
+@dataclass
+class Seats:
+    """How many connections a gateway takes at once."""
+
+    capacity: int = 2_000
+    taken: int = 0
+
+    def take(self) -> bool:
+        """Whether there was one left; it is given back by `leave`."""
+        if self.taken >= self.capacity:
+            return False
+        self.taken += 1
+        return True
+
+    def leave(self) -> None:
+        """The connection is over."""
+        self.taken -= 1
 
 
 @dataclass(frozen=True)
@@ -73,3 +91,4 @@ class SocketParts:
     following: asyncio.Event
     metrics: AudioMetrics
     limits: SocketLimits = SocketLimits()
+    seats: Seats = field(default_factory=Seats)

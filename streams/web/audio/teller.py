@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from aiohttp import WSCloseCode
 
-from streams.web.audio.parts import AnyWire, SocketLimits
+from streams.web.audio.parts import AnyWire, SocketLimits, SocketParts
 from streams.web.metrics import AudioMetrics
 from topics.audio_socket import (
     ClosedMessage,
@@ -52,6 +53,7 @@ class Teller:
         self._news = asyncio.Event()
         self._resume: int | None = None
         self._resumed = False
+        self._saying = False
         self._durable: int | None = None
         self._stored: int | None = None
         self._stored_told = -1
@@ -108,6 +110,8 @@ class Teller:
                 ending = self.ending
                 if ending is not None and ending.code not in (ErrorCode.REPLACED, ErrorCode.UNAVAILABLE):
                     await self._settled()
+                # What is offered past it meanwhile would be overtaken by the older number.
+                self._saying = True
                 for message in self._take():
                     await self._say(message)
                     if isinstance(message, ClosedMessage):
@@ -119,6 +123,7 @@ class Teller:
                     code = CLOSE_CODES.get(ending.code, WSCloseCode.POLICY_VIOLATION)
                     await self._wire.close(code, ending.code)
                     return
+                self._saying = False
                 await asyncio.sleep(self._limits.durable_every_s)
         except (ConnectionError, TimeoutError) as error:
             if isinstance(error, TimeoutError):
@@ -128,8 +133,8 @@ class Teller:
 
     @property
     def _idle(self) -> bool:
-        """Whether nothing else waits to be said."""
-        return self._resumed and self._durable is None and not self._news.is_set() and not self._over.is_set()
+        """Whether nothing else is being said, or waits to be."""
+        return self._resumed and not (self._saying or self._news.is_set() or self._over.is_set())
 
     def _take(self) -> list[ServerMessage]:
         """The messages, in their order."""
@@ -153,3 +158,16 @@ class Teller:
     async def _say(self, message: ServerMessage) -> None:
         async with asyncio.timeout(self._limits.write_s):
             await self._wire.send(encode_message(message))
+
+
+async def turn_away(wire: AnyWire, parts: SocketParts) -> None:
+    """Say to one client too many that it is, and close."""
+    parts.metrics.errors.labels("too_many").inc()
+    said = (
+        f"this gateway has {parts.seats.capacity} audio connections, as many as it takes: connect to another one, or again "
+        "later"
+    )
+    with suppress(ConnectionError, TimeoutError):
+        async with asyncio.timeout(parts.limits.write_s):
+            await wire.send(encode_message(ErrorMessage(ErrorCode.UNAVAILABLE, said)))
+            await wire.close(CLOSE_CODES[ErrorCode.UNAVAILABLE], "too_many")

@@ -19,6 +19,8 @@ _LINGER_S = 10.0
 
 
 class _Response(web.WebSocketResponse):
+    explaining = False
+
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         # aiohttp closes by itself on a frame that is too large; the client is to hear why.
         if code == WSCloseCode.MESSAGE_TOO_BIG and not self.closed:
@@ -28,6 +30,7 @@ class _Response(web.WebSocketResponse):
     async def _explain(self) -> None:
         """Say that a frame is too large, and read on past it: a connection that is closed over unread bytes is reset, and
         the client would see that before the words."""
+        self.explaining = True
         transport = self._req.transport if self._req is not None else None
         try:
             async with asyncio.timeout(_LINGER_S):
@@ -81,7 +84,7 @@ class Wire:
         Past aiohttp's writer, which costs a task's turn: a frame that is not compressed is two bytes and the text.
         """
         transport, data = self._request.transport, text.encode()
-        if transport is None or transport.is_closing() or self.response.closed:
+        if transport is None or transport.is_closing() or self.response.closed or self.response.explaining:
             return False
         if len(data) > _SMALL_FRAME_BYTES or transport.get_write_buffer_size():
             return False
