@@ -8,7 +8,11 @@ from compose.ai_model import ai_model, ai_model_names, ai_prices, ai_prompts
 from compose.ai_webhooks import ai_webhooks
 from compose.settings import PREFIX, SettingError, Settings
 from sinks.backoff import Backoff
+from sinks.clickhouse.queries import ai_task_texts
+from sinks.clickhouse.sink import ClickHouseSink
+from sinks.errors import SinkRefused, SinkUnavailable
 from streams.ai.agent import AiOptions, ai_stream
+from streams.ai.letting_go import Texts, TextsAway
 from streams.ai.outside import OutsideLimits, World
 from streams.ai.rules import ModelLimits
 from streams.ai.segments import split
@@ -16,7 +20,7 @@ from streams.runtime.worker import StreamSpec
 from topics.ai import MAX_RECORD_BYTES
 
 
-def ai(settings: Settings) -> StreamSpec:
+def ai(settings: Settings, sink: ClickHouseSink) -> StreamSpec:
     """The AI stream for a worker to run."""
     prompts = ai_prompts(settings)
     rules = {
@@ -32,6 +36,7 @@ def ai(settings: Settings) -> StreamSpec:
         "segment_chars": settings.ai_segment_chars,
         "segment_overlap_chars": settings.ai_segment_overlap_chars,
         "remember_ms": _ms(settings.ai_remember_h * 3600),
+        "texts_bytes": settings.ai_texts_mb << 20,
     }
     limits = OutsideLimits(block_s=settings.ai_block_s, backoff_s=Backoff(2.0, 30.0).delay_s)
     return ai_stream(
@@ -44,6 +49,7 @@ def ai(settings: Settings) -> StreamSpec:
             rules=rules,
             split=split,
             world=World(ai_model(settings), prompts, ai_webhooks(settings), limits, msgspec.json.encode),
+            texts=_TextsInClickHouse(sink),
         )
     )
 
@@ -59,6 +65,23 @@ def ai_limits(settings: Settings) -> dict[str, ModelLimits]:
             raise SettingError(f"{PREFIX}AI_LIMITS: {pair} is not of the form NAME=64/600, with a NAME of {known}")
         limits[name] = ModelLimits(int(concurrency), int(per_minute))
     return limits
+
+
+class _TextsInClickHouse:
+    """Implements `streams.ai.letting_go.LetGoTexts`."""
+
+    def __init__(self, sink: ClickHouseSink) -> None:
+        self._sink = sink
+
+    async def texts(self, task_id: str) -> Texts:
+        """See `LetGoTexts`."""
+        try:
+            found = await ai_task_texts(self._sink, task_id)
+        except (SinkUnavailable, SinkRefused) as error:
+            raise TextsAway(str(error)) from error
+        if found is None:
+            raise TextsAway(f"ClickHouse has no row of task {task_id}")
+        return Texts(*found)
 
 
 def _ms(seconds: float) -> int:

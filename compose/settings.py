@@ -145,6 +145,9 @@ class Settings:
     ai_retries: int = _s(2, "how often a call is made again after an error that may pass")
     ai_segment_chars: int = _s(12_000, "a longer question is split into segments of at most so many characters")
     ai_segment_overlap_chars: int = _s(200, "characters that a segment repeats of the one before")
+    ai_texts_mb: int = _s(
+        256, "all workers' memory for texts of finished tasks; older ones are read from ClickHouse, MB"
+    )
     ai_remember_h: float = _s(168.0, "how long a finished task is known to its worker, hours; ClickHouse keeps it")
 
     # files and processes
@@ -169,10 +172,10 @@ class Settings:
                 f"{PREFIX}AUDIO_WINDOW_S={self.audio_window_s} is shorter than a segment and what is kept out of it "
                 f"({PREFIX}AUDIO_UPLOAD_AFTER_S and {PREFIX}AUDIO_REORDER_S): a session would not fit its own window"
             )
-        if not 0 <= self.ai_segment_overlap_chars < self.ai_segment_chars:
+        if self.ai_segment_chars < 500 or not 0 <= self.ai_segment_overlap_chars <= self.ai_segment_chars // 2:
             raise SettingError(
-                f"{PREFIX}AI_SEGMENT_OVERLAP_CHARS={self.ai_segment_overlap_chars} is not within 0 and "
-                f"{PREFIX}AI_SEGMENT_CHARS={self.ai_segment_chars}"
+                f"{PREFIX}AI_SEGMENT_CHARS={self.ai_segment_chars} must be at least 500, and "
+                f"{PREFIX}AI_SEGMENT_OVERLAP_CHARS={self.ai_segment_overlap_chars} at most half of it"
             )
         if self.ai_lease_s < self.ai_deadline_s:
             raise SettingError(
@@ -226,7 +229,6 @@ class Settings:
             "audio_link_h",
             "ai_batch_size",
             "ai_concurrency",
-            "ai_segment_chars",
         ):
             if getattr(self, name) < 1:
                 raise SettingError(f"{PREFIX}{name.upper()} must be at least 1")

@@ -38,8 +38,8 @@ from topics.audio import MAX_CHUNK_BYTES, Tier
 _MB = 1 << 20
 
 
-def traffic(settings: Settings, objects: Bucket | None = None) -> StreamSpec:
-    """The traffic stream as the settings have it; it asks nothing of the bucket."""
+def traffic(settings: Settings) -> StreamSpec:
+    """The traffic stream as the settings have it."""
     rules = {
         "lateness_h": settings.traffic_lateness_h,
         "dedup_h": settings.traffic_dedup_h,
@@ -111,10 +111,10 @@ def machine_memory() -> int:
     return min(total, int(text)) if text.isdigit() else total
 
 
-STREAMS: dict[str, Callable[[Settings, Bucket], StreamSpec]] = {
-    "traffic": traffic,
-    "audio": audio,
-    "ai": lambda settings, objects: ai(settings),
+STREAMS: dict[str, Callable[[Settings, Bucket, ClickHouseSink], StreamSpec]] = {
+    "traffic": lambda settings, objects, sink: traffic(settings),
+    "audio": lambda settings, objects, sink: audio(settings, objects),
+    "ai": lambda settings, objects, sink: ai(settings, sink),
 }
 
 
@@ -239,7 +239,7 @@ async def _serve(name: str, settings: Settings, stop: asyncio.Event) -> None:
             return
         migrated.result()
         faults = Faults(settings.faults, settings.data_dir / "faults")
-        spec, config = STREAMS[name](settings, objects), worker_config(settings, name)
+        spec, config = STREAMS[name](settings, objects, sink), worker_config(settings, name)
         await StreamWorker(spec, config, sink, objects, faults).run(stop)
     finally:
         await objects.close()

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from streams.ai.effects import Abandon, CallModel, Effect, SendWebhook, Wake
 from streams.ai.fold import AiFold
 from streams.ai.model_port import TaskType
@@ -13,9 +15,10 @@ from streams.ai.rules import AiRules, ModelLimits, Price
 from streams.runtime.fold import Position
 from topics import ai
 from topics.ai import Answered, Block, CallFailed, Kind, Owner, Status, Submit, Usage, WebhookSent
-from topics.ai_events import FINAL_EVENTS, TaskEvent, TextWritten, decode_event
+from topics.ai_events import FINAL_EVENTS, TaskCompleted, TaskEvent, TextWritten, decode_event
 from topics.malformed import Malformed
 from topics.records import Batch, DeadLetter, Emit, Record
+from topics.rows import AI_TASKS_ROWS
 from topics.specs import AI_RESULTS, AI_TASKS
 
 MODEL = "m"
@@ -62,6 +65,7 @@ class World:
     wake: Wake | None = None
     calls: Counter[tuple[str, int]] = field(default_factory=Counter)  # that reached the model
     webhooks: Counter[str] = field(default_factory=Counter)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)  # what ClickHouse shows
 
     def __post_init__(self) -> None:
         self.start()
@@ -127,6 +131,16 @@ class World:
                 ]
             else:
                 self.inflight.append(effect)
+
+    def show(self) -> None:
+        """Write the rows of what is committed."""
+        done = self.fold.materialise()
+        if done is None:
+            return
+        for row in done.rows[AI_TASKS_ROWS].to_pylist():
+            if row["version"] >= self.rows.get(row["task_id"], row)["version"]:
+                self.rows[row["task_id"]] = row
+        self.fold.materialised(done)
 
     def work(self, at: int = 0) -> None:
         """Do an effect that is under way."""
@@ -248,11 +262,18 @@ def assert_sound(world: World) -> None:
         assert [event.id for event in told] == sorted(event.id for event in told)
         again = world.fold.events(task, None)
         kept = [event for event in told if not isinstance(event, TextWritten) or event in again]
+        if task.let_go:
+            kept = [replace(e, result=None) if isinstance(e, TaskCompleted) else e for e in kept]
         assert again == kept, "what is told again is what was told"
         for number, call in enumerate(task.calls):
             assert world.calls[task.id, number] <= 1 + call.retries + call.lost
             assert call.retries <= world.rules.retries_max
-        if task.status is Status.COMPLETED and not task.gateway and not task.parts:
+        row = world.rows.get(task.id)
+        if row is not None and row["status"] == Status.COMPLETED and not task.gateway and task.segments == 1:
+            assert row["result"] == f"<{row['question']}>", "a result belongs to its question"
+        if task.let_go:
+            assert row is not None and row["status"] == task.status, "what is let go of is shown"
+        elif task.status is Status.COMPLETED and not task.gateway and task.segments == 1:
             assert task.result == f"<{task.submit.question}>", "a result belongs to its question"
     line = world.fold.state.lines.get(MODEL)
     if line is not None and not world.fold.state.open:
@@ -292,4 +313,6 @@ def dump(fold: AiFold) -> Any:
         list(state.open),
         list(state.finished),
         {user: list(own) for user, own in state.by_user.items()},
+        list(state.kept.items()),
+        state.kept_bytes,
     )

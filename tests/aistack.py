@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +23,15 @@ from tests.streamrun import StreamRun, emptied, end
 from tests.warehouse import new_database
 from topics import ai, specs
 from topics.ai import Cancel, Kind, Submit, TaskRecord
-from topics.ai_events import FINAL_EVENTS, AttemptDiscarded, TaskCompleted, TaskEvent, TextWritten, decode_event
+from topics.ai_events import (
+    FINAL_EVENTS,
+    AttemptDiscarded,
+    AttemptStarted,
+    TaskCompleted,
+    TaskEvent,
+    TextWritten,
+    decode_event,
+)
 from topics.malformed import Malformed
 
 CHILD = ("compose.cli", "worker", "--streams", "ai", "--child")
@@ -77,6 +85,15 @@ class Told:
     """A task's events, in the order of its partition of `ai.results.v1`."""
 
     events: list[TaskEvent] = field(default_factory=list)
+
+    def attempts(self, segment: int | None = None) -> int:
+        """How often a call was begun."""
+        return sum(isinstance(event, AttemptStarted) and event.segment == segment for event in self.events)
+
+    def voided(self, segment: int | None = None) -> Counter[str]:
+        """Why attempts of a call came to nothing, by error type; `lost` when their owner died."""
+        found = (event for event in self.events if isinstance(event, AttemptDiscarded) and event.segment == segment)
+        return Counter(event.error_type for event in found)
 
     @property
     def end(self) -> TaskEvent | None:

@@ -80,6 +80,14 @@ async def audio_segment_states(sink: ClickHouseSink, session_ids: Sequence[str])
     return [AudioSegmentState(*row) for row in rows]
 
 
+async def ai_task_texts(sink: ClickHouseSink, task_id: str) -> tuple[str, str] | None:
+    """Question and answer of an AI task; None when there is no row of it."""
+    rows = await sink.query(
+        f"SELECT question, result FROM {sink.qualified('ai_tasks')} WHERE task_id = {{task_id:String}}", task_id=task_id
+    )
+    return (str(rows[0][0]), str(rows[0][1])) if rows else None
+
+
 async def progress(sink: ClickHouseSink) -> Sequence[Progress]:
     """Every partition of every stream, in order."""
     rows = await sink.query(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streams.ai.fold import AiFold
+from streams.ai.letting_go import LetGoTexts
 from streams.ai.outside import AiOutside, World
 from streams.ai.routes import AiRoutes
 from streams.ai.rules import AiRules
@@ -27,6 +28,7 @@ class AiOptions:
     rules: dict[str, Any]
     split: Split
     world: World
+    texts: LetGoTexts
 
 
 def ai_stream(options: AiOptions) -> StreamSpec:
@@ -55,5 +57,5 @@ def ai_stream(options: AiOptions) -> StreamSpec:
         ),
         make_fold=make_fold,
         make_outside=make_outside,
-        routes=lambda worker: AiRoutes(worker, lambda: counts[0]).all(),
+        routes=lambda worker: AiRoutes(worker, lambda: counts[0], options.texts).all(),
     )

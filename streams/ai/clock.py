@@ -10,6 +10,7 @@ from streams.ai.deadlines import first_due, schedule, waits
 from streams.ai.effects import Abandon
 from streams.ai.ending import fail
 from streams.ai.granting import free, go_first
+from streams.ai.letting_go import forget_texts
 from streams.ai.line import NEVER_MS
 from streams.ai.state import ORIGIN_TAG, SEGMENT_TAG, TASK_TAG, TEXT_TAG, AiState, key_of
 from streams.ai.task import CallState, Task
@@ -65,6 +66,7 @@ def idle_wanted(state: AiState) -> bool:
 def _forget(state: AiState, task: Task) -> None:
     """Its id may be used anew."""
     del state.tasks[task.id], state.finished[task.id]
+    forget_texts(state, task)
     own = state.by_user[task.user]
     own.pop(task.id, None)
     if not own:

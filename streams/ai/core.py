@@ -36,6 +36,7 @@ from streams.ai.elsewhere import end_elsewhere
 from streams.ai.ending import finish, webhook_sent
 from streams.ai.granting import grant
 from streams.ai.letters import bury, bury_unreadable
+from streams.ai.letting_go import let_go
 from streams.ai.rows import Row, task_row
 from streams.ai.seating import seat_owner
 from streams.ai.state import (
@@ -127,7 +128,7 @@ def _send_on(state: AiState, record: Record, to: int) -> None:
 
 def seal(state: AiState, position: int, version: int) -> Flush:
     """Encode what was folded since the last seal. `position` is the next offset to fold, `version` that of the rows."""
-    changelog: list[ChangelogRecord] = [(key, None) for key in state.tombstones]
+    changelog: list[ChangelogRecord] = [*((key, None) for key in state.tombstones), *let_go(state)]
     for task_id in state.new:
         task = state.tasks[task_id]
         changelog.append((key_of(ORIGIN_TAG, task_id), tasks.encode(task.origin)))

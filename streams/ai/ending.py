@@ -6,7 +6,8 @@ from streams.ai.deadlines import schedule
 from streams.ai.effects import Abandon, SendWebhook
 from streams.ai.granting import free, leave
 from streams.ai.letters import mark
-from streams.ai.state import AiState
+from streams.ai.letting_go import keep
+from streams.ai.state import SEGMENT_TAG, AiState, key_of
 from streams.ai.task import CallState, Task, Webhook, What
 from topics import ai
 from topics.ai import Status
@@ -26,6 +27,8 @@ def finish(state: AiState, task: Task, status: Status) -> None:
             call.state = CallState.GIVEN_UP
     task.status, task.finished_ms = status, state.clock_ms
     state.finished[task.id] = None
+    _drop_parts(state, task)
+    keep(state, task)
     del state.open[task.id]
     state.totals[status.value] += 1
     state.totals["task_ms"] += state.clock_ms - task.accepted_ms
@@ -33,6 +36,12 @@ def finish(state: AiState, task: Task, status: Status) -> None:
     if task.webhook is Webhook.WANTED:
         state.effects.append(SendWebhook(task.id))
     schedule(state, task)
+
+
+def _drop_parts(state: AiState, task: Task) -> None:
+    """The segments of its question are asked about no more."""
+    state.tombstones += [key_of(SEGMENT_TAG, task.id, number) for number in range(len(task.parts))]
+    task.parts = []
 
 
 def fail(state: AiState, task: Task, error_type: str, error: str) -> None:

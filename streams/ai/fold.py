@@ -97,6 +97,7 @@ class AiFold:
 
     def materialised(self, done: Materialisation) -> None:
         """See `Fold`."""
+        self.state.materialised = max(self.state.materialised, done.position.version)
         self._rows = {task_id: row for task_id, row in self._rows.items() if row["version"] > done.token}
 
     @property
@@ -115,6 +116,7 @@ class AiFold:
             "tasks_pending": float(states[Status.PENDING]),
             "tasks_processing": float(states[Status.PROCESSING]),
             "tasks_remembered": float(len(self.state.tasks)),
+            "texts_kept_bytes": float(self.state.kept_bytes),
             "calls_running": float(sum(line.running for line in found.values())),
             "calls_waiting": float(sum(line.waiting for line in found.values())),
         }

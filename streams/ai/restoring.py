@@ -12,6 +12,7 @@ from streams.ai import line as lines
 from streams.ai import task as tasks
 from streams.ai.deadlines import schedule
 from streams.ai.granting import regular
+from streams.ai.letting_go import keep
 from streams.ai.rows import Row, task_row
 from streams.ai.state import (
     ORIGIN_TAG,
@@ -82,6 +83,9 @@ def restored(state: AiState, kept: Restoring, epoch: int, position: int) -> None
     over = [task for task in state.tasks.values() if task.status.final]
     over.sort(key=lambda task: (task.marks[-1].version, task.marks[-1].number))
     state.finished = dict.fromkeys(task.id for task in over)
+    for task in over:
+        if not task.let_go:
+            keep(state, task)
     state.open = dict.fromkeys(task.id for task in state.tasks.values() if not task.status.final)
     _line_up(state)
 

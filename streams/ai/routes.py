@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from streams.ai.fold import AiFold
+from streams.ai.letting_go import LetGoTexts, Texts, TextsAway
 from streams.ai.task import Task
 from streams.runtime.routes import OwnedKeys, answer, refused
 from streams.runtime.worker import StreamWorker
@@ -26,13 +27,15 @@ class AiRoutes:
     """`GET /ai/tasks/{task_id}`, `/ai/tasks/{task_id}/events`, `/ai/tasks` and `/ai/queue` of one worker.
 
     One task: 404: it is not known to its owner, which has `applied` all below that offset; 421: another worker owns its
-    partition; 503: the partition is being restored. `/events?after=ID` gives what was told of it after that event, as
-    the events' JSON in their order. `/ai/tasks?user=&status=&before=&limit=` lists the tasks of all partitions that are
-    owned here, newest first, below a cursor `{accepted_ms}-{task_id}`; `/ai/queue` gives figures, a partition each.
+    partition; 503: the partition is being restored, or what the task has let go of cannot be read now. `/events?after=ID`
+    gives what was told of it after that event, as the events' JSON in their order; without an answer that was let go of.
+    `/ai/tasks?user=&status=&before=&limit=` lists the tasks of all partitions that are owned here, newest first, below a
+    cursor `{accepted_ms}-{task_id}`; `/ai/queue` gives figures, a partition each.
     """
 
-    def __init__(self, worker: StreamWorker, partitions: Callable[[], int]) -> None:
+    def __init__(self, worker: StreamWorker, partitions: Callable[[], int], texts: LetGoTexts) -> None:
         self._worker = worker
+        self._texts = texts
         self._keys = OwnedKeys(worker, partitions, "task_id")
 
     def all(self) -> Sequence[web.RouteDef]:
@@ -50,7 +53,18 @@ class AiRoutes:
         task = fold.task(task_id)
         if task is None:
             return answer({"task_id": task_id, "status": "unknown", **place}, 404)
-        return answer({**fold.described(task), "submit": fold.submitted(task), **place})
+        described, submit = fold.described(task), fold.submitted(task)
+        if task.let_go:
+            texts = await self._let_go(task_id)
+            submit["question"] = texts.question
+            described["result"] = texts.result if task.status is Status.COMPLETED else None
+        return answer({**described, "submit": submit, **place})
+
+    async def _let_go(self, task_id: str) -> Texts:
+        try:
+            return await self._texts.texts(task_id)
+        except TextsAway as error:
+            raise refused(web.HTTPServiceUnavailable, str(error)) from None
 
     async def _events(self, request: web.Request) -> web.Response:
         task_id, partition, fold = self._owned(request)

@@ -37,7 +37,7 @@ class AiRules:
     A batch is `batch_size` tasks, or those that `batch_wait_ms` has brought together; with `eager` it also begins while a
     slot is idle. From the start of work a task has `deadline_ms`, and an attempt ends within `lease_ms`. A call is made at
     most `retries_max` times more after errors, and `lost_max` times after the death of an owner. A finished task is
-    remembered for `remember_ms`.
+    remembered for `remember_ms`; of what finished tasks have said all partitions together keep `texts_bytes`.
     """
 
     partition: int
@@ -55,6 +55,7 @@ class AiRules:
     segment_chars: int = 12_000
     segment_overlap_chars: int = 200
     remember_ms: int = 7 * 86_400_000
+    texts_bytes: int = 256 << 20
     record_bytes_max: int = 1 << 20
     source: str = AI_TASKS
     events: str = AI_RESULTS
@@ -64,6 +65,11 @@ class AiRules:
         at least one, so that none starves. A limit below the number of partitions is thus that number."""
         limit, of = self.models[model].concurrency, self.partitions
         return max(1, limit // of + (self.partition < limit % of))
+
+    @property
+    def texts_bytes_share(self) -> int:
+        """What this partition keeps of the texts of finished tasks."""
+        return self.texts_bytes // self.partitions
 
     def rate(self, model: str) -> tuple[int, int] | None:
         """This partition's share of the calls a minute: so many within so many milliseconds; None without a limit.

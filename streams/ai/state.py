@@ -62,6 +62,8 @@ class AiState:
     dirty: dict[str, None] = field(default_factory=dict)
     shown: dict[str, None] = field(default_factory=dict)  # tasks whose rows are to be written
     chunks: dict[tuple[str, int, int], None] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)  # bytes of texts of finished tasks, in the order of their ends
+    kept_bytes: int = 0
     tombstones: list[bytes] = field(default_factory=list)
     emits: list[Emit] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)

@@ -7,6 +7,7 @@ import msgspec
 from streams.ai.ending import fail
 from streams.ai.granting import queue
 from streams.ai.letters import bury, mark
+from streams.ai.letting_go import same_task
 from streams.ai.rules import AiRules
 from streams.ai.state import AiState
 from streams.ai.task import Call, Origin, Task, Webhook, What
@@ -19,7 +20,7 @@ def take_submit(state: AiState, record: Record, submit: ai.Submit) -> None:
     known = state.tasks.get(submit.task_id)
     if known is None:
         accept(state, record, submit, waits=True)
-    elif msgspec.structs.replace(submit, submitted_ms=known.submit.submitted_ms) == known.submit:
+    elif same_task(known, submit):
         state.totals["duplicate"] += 1
     else:
         bury(state, record, "conflict", f"task {known.id} was submitted with other content before")

@@ -108,12 +108,14 @@ class Saved(msgspec.Struct, array_like=True):
     webhook: Webhook
     extra: Figures
     gateway: bool
+    let_go: bool = False
 
 
 @dataclass
 class Task:
-    """The live state. `parts` are its question's segments, none for an undivided one; `extra` is what a gateway did for it;
-    `due_ms` is when the heap of deadlines looks at it next."""
+    """The live state. `parts` are its question's segments until it is over, none for an undivided one; `extra` is what a
+    gateway did for it; `due_ms` is when the heap of deadlines looks at it next. A task that `let_go` of its texts has a
+    digest for a question, and no answer (see `letting_go`)."""
 
     origin: Origin
     submit: Submit
@@ -135,6 +137,7 @@ class Task:
     webhook: Webhook = Webhook.NONE
     extra: Figures = Figures()
     gateway: bool = False
+    let_go: bool = False
     due_ms: int = 0
 
     def __post_init__(self) -> None:
@@ -158,7 +161,7 @@ class Task:
     @property
     def segments(self) -> int:
         """Into how many its question is split; 1 for an undivided one."""
-        return len(self.parts) or 1
+        return self.origin.segments or 1
 
     @property
     def last(self) -> int:
@@ -179,8 +182,8 @@ class Task:
 
     @property
     def result(self) -> str | None:
-        """The answer, once there is one."""
-        return self.said(Kind.ANSWER) if self.status is Status.COMPLETED else None
+        """The answer, once there is one and as long as it is kept."""
+        return self.said(Kind.ANSWER) if self.status is Status.COMPLETED and not self.let_go else None
 
     def said(self, kind: Kind) -> str:
         """What the last call has said so far."""
@@ -211,6 +214,7 @@ class Task:
             self.webhook,
             self.extra,
             self.gateway,
+            self.let_go,
         )
 
 
@@ -237,6 +241,7 @@ def load(origin: Origin, parts: list[str], saved: Saved, texts: list[Text]) -> T
         webhook=saved.webhook,
         extra=saved.extra,
         gateway=saved.gateway,
+        let_go=saved.let_go,
     )
 
 

@@ -62,8 +62,8 @@ def event_of(task: Task, mark: Mark, rules: AiRules) -> TaskEvent:
         case What.SEGMENT:
             return SegmentCompleted(**where, segment=mark.call, segments=task.segments)
         case What.COMPLETED:
-            result = task.result or ""
-            short = len(msgspec.json.encode(result)) <= MAX_RESULT_BYTES
+            result = task.result
+            short = result is not None and len(msgspec.json.encode(result)) <= MAX_RESULT_BYTES
             return TaskCompleted(**where, result=result if short else None, figures=figures_of(task, rules))
         case What.FAILED:
             return TaskFailed(**where, error_type=task.error_type, error=task.error, figures=figures_of(task, rules))

@@ -115,9 +115,9 @@ def forget_early() -> None:
     """An id is dropped after an hour, though an event bearing it is accepted for three days."""
     stream = composed.STREAMS["traffic"]
 
-    def hasty(settings: Settings, objects: Any) -> Any:
+    def hasty(settings: Settings, *sinks: Any) -> Any:
         object.__setattr__(settings, "traffic_dedup_h", 1)
-        return stream(settings, objects)
+        return stream(settings, *sinks)
 
     composed.STREAMS["traffic"] = hasty
 

@@ -21,18 +21,20 @@ ids = st.sampled_from(IDS)
 pauses = st.sampled_from([0, 0, 100, 1_000, 2_000, 40_000, -500])
 outcomes = st.lists(st.sampled_from(["ok", "ok", "retry", "refuse"]), max_size=4)
 rules = st.builds(
-    lambda eager, size, concurrency, rate: replace(
+    lambda eager, size, concurrency, rate, texts_bytes: replace(
         RULES,
         eager=eager,
         batch_size=size,
         models={MODEL: ModelLimits(concurrency, rate)},
         deadline_ms=10**9,
         lease_ms=2 * 10**9,
+        texts_bytes=texts_bytes,
     ),
     st.booleans(),
     st.integers(1, 4),
     st.integers(1, 4),
     st.sampled_from([0, 0, 2]),
+    st.sampled_from([1 << 20, 1 << 20, 0, 300]),
 )
 BAD: list[tuple[bytes | None, bytes | None, Any]] = [
     (b"a", b"{}", (("type", b"submit"),)),
@@ -70,6 +72,7 @@ moves = st.lists(
         st.tuples(st.just("work"), st.integers(0, 5)),
         st.tuples(st.just("work"), st.integers(0, 5)),
         st.tuples(st.just("die"), st.booleans()),
+        st.tuples(st.just("show")),
     ),
     max_size=60,
 )
@@ -93,6 +96,8 @@ def _do(world: World, move: tuple[Any, ...]) -> None:
             world.flush()
         case ("work", at):
             world.work(at)
+        case ("show",):
+            world.show()
         case ("die", sealed):
             if sealed:
                 world.flush(commits=False)
@@ -107,6 +112,8 @@ def test_every_task_ends_once_whatever_happens(plan: Any, how: Any, script: Any)
     for move in plan:
         _do(world, move)
     world.finish()
+    world.show()
+    world.flush()
     assert_sound(world)
     failed = {task_id for task_id, made in world.made().tasks.items() if made[0] is Status.FAILED}
     letters = {
@@ -156,7 +163,7 @@ def test_the_same_records_again_change_nothing_of_ended_tasks(plan: Any, how: An
     for move in plan:
         _do(world, move)
     made = world.finish()
-    before = copy.deepcopy({task_id: task.save(0) for task_id, task in world.fold.state.tasks.items()})
+    before = copy.deepcopy({task_id: task.save(task.version) for task_id, task in world.fold.state.tasks.items()})
     told, letters = len(world.events), len(world.dead)
     known = {(record.key or b"").decode("ascii", "replace") for record in world.log} & set(before)
     for record in list(world.log):
@@ -164,7 +171,7 @@ def test_the_same_records_again_change_nothing_of_ended_tasks(plan: Any, how: An
             world.append(record.key, record.value, record.headers)
     world.settle()
     assert world.made().tasks == made.tasks
-    assert {task_id: task.save(0) for task_id, task in world.fold.state.tasks.items()} == before
+    assert {task_id: task.save(task.version) for task_id, task in world.fold.state.tasks.items()} == before
     assert len(world.events) == told and not world.inflight
     assert all(letter.reason in ("invalid", "bad_type", "bad_id") for letter in world.dead[letters:])
 

@@ -9,7 +9,7 @@ import pytest
 from streams.ai import granting
 from streams.ai.effects import CallModel
 from streams.ai.rules import ModelLimits
-from tests.aifold import MODEL, RULES, World, submit
+from tests.aifold import MODEL, RULES, World, dump, submit
 from topics.ai import Answered, Block, CallFailed, Kind, Owner, Status, Usage
 
 ONE_SLOT = replace(RULES, models={MODEL: ModelLimits(concurrency=1)}, batch_size=1)
@@ -144,3 +144,60 @@ def test_a_record_looks_at_the_lines_that_it_changed_only(monkeypatch: pytest.Mo
     world.idle(1)
     world.settle_log()
     assert looked == ["m3"]
+
+
+def _answered(world: World, task_ids: str) -> None:
+    for task_id in task_ids:
+        world.say(submit(task_id, question=f"{task_id}: {'long ' * 100}"))
+    world.finish()
+
+
+def test_the_oldest_texts_are_let_go_of_once_clickhouse_has_them() -> None:
+    world = World(replace(RULES, segment_chars=1_000, texts_bytes=5_000))
+    _answered(world, "abcdef")
+    tasks = world.fold.state.tasks
+    assert not any(task.let_go for task in tasks.values()), "nobody else has them yet"
+    world.show()
+    world.flush()
+    gone = [task_id for task_id, task in tasks.items() if task.let_go]
+    assert gone and gone == list("abcdef")[: len(gone)] and world.fold.state.kept_bytes <= 5_000
+    assert tasks["a"].result is None and "long" not in str(tasks["a"].save(tasks["a"].version)) + str(tasks["a"].origin)
+    assert tasks["f"].result is not None
+    assert b"long long" not in b"".join(value for key, value in world.changelog.items() if b"a" in key[1:])
+    assert dump(world.restored()) == dump(world.fold)
+    before = dict(world.rows)
+    world.start()
+    world.settle()
+    world.show()
+    assert world.rows == before, "their rows stay as they are"
+
+
+def test_a_task_that_let_go_still_knows_what_it_was_asked() -> None:
+    world = World(replace(RULES, segment_chars=1_000, texts_bytes=0))
+    _answered(world, "a")
+    world.show()
+    world.flush()
+    question = f"a: {'long ' * 100}"
+    world.say(submit("a", question=question))
+    world.say(submit("a", question=question + "?"))
+    world.settle()
+    assert world.fold.state.totals["duplicate"] == 1
+    assert [letter.reason for letter in world.dead] == ["conflict"]
+    assert world.calls["a", 0] == 1
+
+
+def test_texts_that_a_webhook_is_to_be_told_are_kept() -> None:
+    world = World(replace(RULES, texts_bytes=0))
+    world.say(submit("a", webhook_url="https://example.com/hook"))
+    while world.fold.state.open or not world.fold.state.tasks:
+        world.settle_log()
+        world.inflight = [effect for effect in world.inflight if isinstance(effect, CallModel)]
+        world.work()
+    world.show()
+    world.flush()
+    assert not world.fold.state.tasks["a"].let_go
+    world.start()
+    world.settle()
+    world.show()
+    world.flush()
+    assert world.webhooks["a"] == 1 and world.fold.state.tasks["a"].let_go
