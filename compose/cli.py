@@ -8,6 +8,7 @@ import typer
 
 from compose.commands.bench import bench
 from compose.commands.clean import clean
+from compose.commands.converter import converter
 from compose.commands.demo import demo
 from compose.commands.dlq import dlq
 from compose.commands.gateway import gateway
@@ -34,7 +35,7 @@ def _root() -> None:
     """Sluiceway: Kafka in, exact rollups in ClickHouse and objects in R2 out."""
 
 
-for command in (up, gateway, worker, replay_log, send_audio, validate, demo, status, clean, settings):
+for command in (up, gateway, worker, converter, replay_log, send_audio, validate, demo, status, clean, settings):
     app.command()(command)
 app.add_typer(bench, name="bench")
 app.add_typer(dlq, name="dlq")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import re
 import shutil
@@ -16,6 +17,7 @@ class FfmpegFailed(Exception):
     """ffmpeg is not there, or could not do what was asked; the message is its own word."""
 
 
+@functools.cache
 def executable() -> str:
     """The ffmpeg that the `local` extra brings along, else the system's. Raises FfmpegFailed."""
     try:

@@ -90,6 +90,21 @@ class Settings:
     dedup_memory_mb: int = _s(512, "a worker's memory for event ids; more spill to the data folder, MB")
     rollup_interval_s: float = _s(0.7, "changed rollups are written to ClickHouse this often, seconds")
 
+    # file conversion
+    converter_url: str = _s("", "converter service that workers ask; without one each converts in processes of its own")
+    converter_key: str = _s("", "key of the converter service; off loopback it is required", secret=True)
+    converter_host: str = _s("127.0.0.1", "address the converter service listens on")
+    converter_port: int = _s(8091, "port of the converter service")
+    converter_slots: int = _s(2, "conversions of one converter at once; further ones wait")
+    converter_source_mb: int = _s(2048, "largest source of a conversion, MB")
+    converter_result_mb: int = _s(2048, "largest result of a conversion, MB")
+    converter_duration_h: float = _s(4.0, "how long a source may play, hours")
+    converter_cpu_s: int = _s(3600, "CPU time of one conversion, seconds")
+    converter_memory_mb: int = _s(2048, "memory of one conversion, MB")
+    converter_wall_s: float = _s(1800.0, "how long ffmpeg may take over one conversion, seconds")
+    converter_transfer_s: float = _s(600.0, "how long a source or a result may be on its way, seconds")
+    converter_threads: int = _s(2, "threads of one conversion")
+
     # audio
     audio_retention_h: int = _s(24, "retention of audio.chunks.v1, hours")
     audio_events_retention_h: int = _s(168, "retention of audio.segments.v1, hours")
@@ -193,6 +208,9 @@ class Settings:
             "flush_deadline_s",
             "transaction_timeout_s",
             "session_timeout_s",
+            "converter_duration_h",
+            "converter_wall_s",
+            "converter_transfer_s",
             "audio_upload_after_s",
             "audio_silence_s",
             "audio_session_idle_s",
@@ -213,7 +231,7 @@ class Settings:
             raise SettingError(f"{PREFIX}LOG_LEVEL={self.log_level!r} is none of {', '.join(LOG_LEVELS)}")
         if self.ai_preset not in AI_PRESETS:
             raise SettingError(f"{PREFIX}AI_PRESET={self.ai_preset!r} is none of {', '.join(AI_PRESETS)}")
-        for name in ("gateway_port", "worker_port"):
+        for name in ("gateway_port", "worker_port", "converter_port"):
             if not 0 <= getattr(self, name) <= 65_535:
                 raise SettingError(f"{PREFIX}{name.upper()}={getattr(self, name)} is no port: 0 to 65535")
         for name in (
@@ -221,6 +239,12 @@ class Settings:
             "replication_factor",
             "flush_rows",
             "traffic_paths_max",
+            "converter_slots",
+            "converter_source_mb",
+            "converter_result_mb",
+            "converter_cpu_s",
+            "converter_memory_mb",
+            "converter_threads",
             "audio_uploads",
             "audio_recordings",
             "audio_attempts",

@@ -71,3 +71,11 @@ def silence(to: Path, hours: float) -> Path:
         file.write(header)
         file.truncate(len(header) + size)
     return to
+
+
+def quiet(to: Path, hours: float) -> Path:
+    """Hours of silence as a small file, in what its name says: long work that is soon sent."""
+    source = silence(to.with_suffix(".wav"), hours)
+    subprocess.run([executable(), "-v", "error", "-nostdin", "-i", str(source), "-y", str(to)], check=True)
+    source.unlink()
+    return to

@@ -95,7 +95,7 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
 
 def require_key_off_loopback(settings: Settings) -> None:
     """Refuse to serve an open gateway to a network."""
-    if settings.api_key or _is_loopback(settings.gateway_host):
+    if settings.api_key or is_loopback(settings.gateway_host):
         return
     raise SettingError(
         f"SLUICEWAY_GATEWAY_HOST={settings.gateway_host} is not loopback, and SLUICEWAY_API_KEY is not set: anyone who "
@@ -103,7 +103,8 @@ def require_key_off_loopback(settings: Settings) -> None:
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

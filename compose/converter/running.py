@@ -60,17 +60,22 @@ class Run:
 
     def check(self, said: str) -> None:
         """Raise ConversionFailed if it failed."""
-        code = self._process.returncode or 0
-        if code == 0:
+        self.check_alive()
+        if not self._process.returncode:
             return
-        if -code in _KILLED:
-            raise _KILLED[signal.Signals(-code)]
         for words, failed in _SAID.items():
             if words in said:
                 raise failed
+        raise ConversionFailed("damaged", f"ffmpeg failed: {reason(said)}")
+
+    def check_alive(self) -> None:
+        """Raise ConversionFailed if it did not end by itself."""
+        code = self._process.returncode or 0
+        if -code in _KILLED:
+            raise _KILLED[signal.Signals(-code)]
         # Killed from outside is nobody's fault; a crash of ffmpeg may be the source's own.
-        again = code == -signal.SIGKILL
-        raise ConversionFailed("killed" if again else "damaged", f"ffmpeg failed: {reason(said)}", again=again)
+        if code == -signal.SIGKILL:
+            raise ConversionFailed("killed", "ffmpeg was killed", again=True)
 
     async def stop(self) -> None:
         """End it now, wherever it is."""

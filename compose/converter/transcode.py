@@ -43,6 +43,7 @@ async def probe(source: Path, limits: ConverterLimits) -> Probe:
         raise ConversionFailed("not_media", "the source is empty")
     async with running(_input(), source, limits) as run:
         said = await run.said()
+        run.check_alive()
     # Of the input only, which is described before anything is said of the missing output.
     described, _, _ = said.partition("\nAt least one output file")
     if not re.search(r"^Input #0, ", described, re.MULTILINE):
