@@ -51,7 +51,9 @@ class Submitter:
     """A plain producer of AI records, and what it has asked."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._producer = Producer({"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 2})
+        self._producer = Producer(
+            {"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 2, "log_level": 0}
+        )
         self.questions: dict[str, str] = {}
 
     def submit(self, task_id: str, question: str = "", **other: Any) -> None:
@@ -175,14 +177,14 @@ class Run(StreamRun):
 
 
 @contextmanager
-def ai_run(stack: LocalStack, folder: Path, workers: int = 1, **settings: Any) -> Iterator[Run]:
-    """AI workers on empty topics, and a stand-in that does nothing wrong; all end with it."""
+def ai_run(stack: LocalStack, folder: Path, workers: int = 1, faults: str = "", **settings: Any) -> Iterator[Run]:
+    """AI workers on empty topics, and a stand-in that does nothing wrong; all end with it. `faults` are the first's."""
     database = new_database()
     with emptied(stack, "ai", *TOPICS):
         made = []
         for number in range(workers):
             places = {"data_dir": folder / f"w{number}", "worker_port": free_port(), "clickhouse_database": database}
-            own = stack.settings(**{**QUICK, **places, **settings})
+            own = stack.settings(**{**QUICK, **places, **settings}, faults="" if number else faults)
             made.append(Worker(f"ai-{number}", own, CHILD).start())
         run = Run(stack, made[0].settings, made, Submitter(stack.kafka.bootstrap))
         partitions = set(range(run.settings.partitions))

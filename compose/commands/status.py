@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -28,6 +29,9 @@ from streams.web.metrics import DURABLE_LIMIT_S
 ASK_S = 2.0
 UNHEALTHY = 1
 _ROLLED_UP = ("traffic",)
+#: Figures of AI tasks: what is open, and what there was since the stream began.
+_OPEN_TASKS = ("tasks_pending", "tasks_processing")
+_ENDED_TASKS = ("completed", "failed", "cancelled", "calls", "retries", "lost_calls")
 #: Of the events read since the stream began; the first is shown as `events`. Late ones are among the dead.
 _OUTCOMES = ("accepted", "duplicate", "rerouted", "late", "dead")
 
@@ -130,6 +134,17 @@ def _audio_of(gateway: dict[str, Any]) -> str:
     )
 
 
+def tasks_of(parts: Sequence[dict[str, Any]]) -> str:
+    """What has become of AI tasks, in one line; `parts` are all partitions, as their owners' status has them."""
+    sums = Counter[str]()
+    for part in parts:
+        sums.update({name: int(value) for name, value in part["figures"].items()})
+    total = {name: f"{sums[name]:,}" for name in (*_OPEN_TASKS, *(f"outcome_{name}" for name in _ENDED_TASKS))}
+    waiting = ", ".join(f"{total[name]} {name.removeprefix('tasks_')}" for name in _OPEN_TASKS)
+    ended = ", ".join(f"{total[f'outcome_{name}']} {name.replace('_', ' ')}" for name in _ENDED_TASKS)
+    return f"ai: tasks {waiting}; {ended}"
+
+
 def _print(found: dict[str, Any]) -> None:
     console = Console(highlight=False)
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
@@ -152,6 +167,8 @@ def _print(found: dict[str, Any]) -> None:
         known = f"up to {until:%Y-%m-%d %H:%M} UTC" if until and until.year > 1970 else "up to no hour yet"
         what = "rollups are complete" if stream in _ROLLED_UP else "everything is read"
         console.print(f"{stream}: {what} {known}")
+    if tasks := [part for worker, part in parts if worker["stream"] == "ai"]:
+        console.print(tasks_of(tasks))
     if gateway := found["gateway"]:
         console.print(_audio_of(gateway))
     for worker in found["workers"]:

@@ -127,7 +127,7 @@ def queue_figures(partition: int, fold: AiFold) -> dict[str, Any]:
             (task.accepted_ms for task in fold.unfinished() if task.status is Status.PENDING), default=None
         ),
         "finished_last_minute": in_minute,
-        "submitted": totals["submitted"],
+        "submitted": totals["accepted"],
         **{status.value: totals[status.value] for status in Status if status.final},
         "calls": totals["calls"],
         "retries": totals["retries"],

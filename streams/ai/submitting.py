@@ -44,7 +44,7 @@ def accept(state: AiState, record: Record, submit: ai.Submit, waits: bool) -> Ta
     state.tasks[task.id] = task
     state.by_user[task.user][task.id] = None
     state.open[task.id] = state.new[task.id] = None
-    state.totals["submitted"] += 1
+    state.totals["accepted"] += 1
     mark(state, task, What.ACCEPTED)
     refusal = _refusal(rules, submit) if waits else None
     if refusal is not None:
