@@ -84,7 +84,8 @@ class Talker:
     """A plain producer of audio records."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._producer = Producer({"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 2})
+        how = {"partitioner": "murmur2_random", "linger.ms": 2, "message.max.bytes": 20_000_000}
+        self._producer = Producer({"bootstrap.servers": bootstrap, **how})
 
     def say(self, record: Any, *headers: tuple[str, bytes]) -> None:
         """Send one record."""
@@ -95,6 +96,14 @@ class Talker:
     def raw(self, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> None:
         """Send anything."""
         self._producer.produce(specs.AUDIO_CHUNKS, value, key, headers=headers)
+
+    def refused(self, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> int | None:
+        """The code with which Kafka refuses a record; None if it takes it."""
+        codes: list[int | None] = []
+        note = lambda error, message: codes.append(error and error.code())  # noqa: E731
+        self._producer.produce(specs.AUDIO_CHUNKS, value, key, headers=headers, on_delivery=note)
+        self.flush()
+        return codes[0]
 
     def flush(self) -> None:
         """Wait until Kafka has all."""

@@ -299,8 +299,22 @@ async def test_bad_input_is_told_and_does_no_harm(
     await recorded(run, session, closed)
 
 
+async def test_a_seq_that_goes_back_changes_nothing(run: Run, gateway: Gateway) -> None:
+    session = new_session(5)
+    async with talk(gateway, session) as client:
+        assert await client.open() == 0
+        await client.frames(0, 9)
+        for seq in (9, 3, 0):
+            await client.ws.send_bytes(encode_frame(Frame(seq, 0, b"other bytes.")))
+        await client.frames(10, 12)
+        await client.durable(12)
+        closed = await client.close()
+    await recorded(run, session, closed)
+
+
 @pytest.mark.parametrize(
-    "session_id", ["a%2Fb", "a/b", "%2e%2e%2fx", "a%00b", "a%0Ab", "ü", "x" * 1000, "a%20b", "x" * 129]
+    "session_id",
+    ["a%2Fb", "a/b", "%2e%2e", "%2e%2e%2fx", "a%00b", "a%0Ab", "a%7Fb", "ü", "x" * 1000, "a%20b", "x" * 129],
 )
 async def test_a_bad_session_id_is_told(gateway: Gateway, session_id: str) -> None:
     from yarl import URL

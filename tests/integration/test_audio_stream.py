@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import soundfile
+from confluent_kafka import KafkaError
 
 from compose.local.stack import LocalStack
 from tests.audiostack import Run, audio_run, new_session, noise
 from topics import specs
-from topics.audio import Chunk, Close, Store
+from topics.audio import MAX_CHUNK_BYTES, Chunk, Close, Store
 from topics.audio_events import SegmentStored, SessionClosed, session_prefix
 
 pytestmark = pytest.mark.stack
@@ -132,18 +133,26 @@ def test_bad_records_are_dead_letters_and_the_good_audio_is_unharmed(new_run: Ca
         (name, b"abc", [("type", b"chunk"), ("seq", b"90"), *number], "odd_length"),
         (name, b"ab", [("type", b"chunk"), ("seq", b"91"), *number, ("md5", b"0" * 32)], "md5_mismatch"),
         (b"../../etc", b"ab", [("type", b"chunk"), ("seq", b"0"), *number], "bad_id"),
+        (b"..", b"ab", [("type", b"chunk"), ("seq", b"0"), *number], "bad_id"),
+        (b"a\x00\n", b"", [("type", b"close")], "bad_id"),
         (b"x" * 1_000, b"ab", [("type", b"chunk"), ("seq", b"0"), *number], "bad_id"),
         (name, b"", [("type", b"open"), ("format", b"mp3"), ("rate", b"16000"), ("channels", b"1")], "bad_header"),
         (name, b"", [("type", b"open"), ("format", b"opus"), ("rate", b"48000"), ("channels", b"1")], "conflict"),
         (name, b"", [("type", b"what")], "bad_type"),
+        (name, b"ab", [("type", b"chunk"), ("seq", b"-1"), *number], "bad_header"),
+        (name, bytes(MAX_CHUNK_BYTES + 2), [("type", b"chunk"), ("seq", b"92"), *number], "too_large"),
     ]
     run.talker.say(session.opened)
     for seq in range(20):
         session.chunks[seq] = noise(0, seq, session.opened)
         run.talker.say(Chunk(session.id, seq, 0, None, session.chunks[seq]))
-        if seq % 2 and seq // 2 < len(bad):
-            key, value, headers, _ = bad[seq // 2]
+        if seq < len(bad):
+            key, value, headers, _ = bad[seq]
             run.talker.raw(key, value, headers)
+    # A seq that goes back is there already: the bytes that came first count.
+    run.talker.say(Chunk(session.id, 7, 0, None, b"other bytes."))
+    refused = run.talker.refused(session.id.encode(), bytes(10_000_000), [("type", b"chunk"), ("seq", b"93"), *number])
+    assert refused == KafkaError.MSG_SIZE_TOO_LARGE
     run.talker.say(Close(session.id))
     run.talker.say(Close(session.id))
     run.talker.say(Chunk(session.id, 21, 0, None, noise(0, 21, session.opened)))
