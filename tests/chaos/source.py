@@ -37,6 +37,7 @@ TOPICS = (specs.TRAFFIC_EVENTS, specs.TRAFFIC_DEADLETTER, specs.changelog_name(G
 #: Where Java's client, and where librdkafka by default, places a key.
 JAVA, CRC32 = "murmur2_random", "consistent_random"
 _TIMEOUT_S = 60.0
+_ASK_S = 5.0
 #: When all records must have been read, or sent and acknowledged, seconds.
 _ALL_S = 120.0
 
@@ -148,7 +149,8 @@ class Source:
 
     def _group_deleted(self) -> bool:
         try:
-            self._ask(lambda admin: admin.delete_consumer_groups([GROUP]))[GROUP].result()
+            # A broker that has had no group before may leave the first question unanswered: ask again soon.
+            self._ask(lambda admin: admin.delete_consumer_groups([GROUP], request_timeout=_ASK_S))[GROUP].result()
         except KafkaException as error:
             return bool(error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND)
         return True
