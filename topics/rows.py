@@ -20,6 +20,7 @@ DEADLETTERS_ROWS = "deadletters_rows"
 AUDIO_SESSIONS_ROWS = "audio_sessions_rows"
 AUDIO_SEGMENTS_ROWS = "audio_segments_rows"
 AI_TASKS_ROWS = "ai_tasks_rows"
+FILE_JOBS_ROWS = "file_jobs_rows"
 
 _REPEATED = pa.dictionary(pa.int32(), pa.string())
 _LABELS = pa.map_(pa.string(), pa.string())
@@ -199,6 +200,42 @@ AI_TASKS = pa.schema(
     ]
 )
 
+#: One row a file job and version: its whole state, newest version kept. `duration_ms` is how long the result plays.
+FILE_JOBS = pa.schema(
+    [
+        ("job_id", pa.string()),
+        ("version", pa.uint64()),
+        ("user", pa.string()),
+        ("status", _REPEATED),
+        ("progress", pa.uint8()),
+        ("error_type", _REPEATED),
+        ("error", pa.string()),
+        ("format", _REPEATED),
+        ("quality", _REPEATED),
+        ("source_key", pa.string()),
+        ("source_url", pa.string()),
+        ("source_bytes", pa.uint64()),
+        ("r2_key", pa.string()),
+        ("size_bytes", pa.uint64()),
+        ("checksum", pa.string()),
+        ("duration_ms", pa.uint64()),
+        ("parts", pa.uint32()),
+        ("attempts", pa.uint32()),
+        ("lost_attempts", pa.uint32()),
+        ("prepare_ms", pa.uint64()),
+        ("convert_ms", pa.uint64()),
+        ("verify_ms", pa.uint64()),
+        ("submitted_ms", pa.int64()),
+        ("accepted_ms", pa.int64()),
+        ("started_ms", pa.int64()),
+        ("finished_ms", pa.int64()),
+        ("updated_ms", pa.int64()),
+        ("producer", _REPEATED),
+        ("source_partition", pa.uint16()),
+        ("source_offset", pa.uint64()),
+    ]
+)
+
 SCHEMAS: dict[str, pa.Schema] = {
     TRAFFIC_EVENTS_ROWS: TRAFFIC_EVENTS,
     PATH_STATS_HOURLY_ROWS: PATH_STATS_HOURLY,
@@ -207,6 +244,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     AUDIO_SESSIONS_ROWS: AUDIO_SESSIONS,
     AUDIO_SEGMENTS_ROWS: AUDIO_SEGMENTS,
     AI_TASKS_ROWS: AI_TASKS,
+    FILE_JOBS_ROWS: FILE_JOBS,
 }
 
 
