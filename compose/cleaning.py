@@ -57,7 +57,7 @@ class Swept:
 class Cleaner:
     """Sweeps once. What is younger than `older_than_s`, by the store's own clock, is not looked at.
 
-    `remembered_s` is how long the workers remember an ended session. With `dry_run` nothing is changed.
+    With `dry_run` nothing is changed.
     """
 
     def __init__(
@@ -66,14 +66,12 @@ class Cleaner:
         sink: ClickHouseSink,
         *,
         older_than_s: float,
-        remembered_s: float,
         dry_run: bool,
         progress: Callable[[Swept], None] = lambda swept: None,
     ) -> None:
         self._bucket = bucket
         self._sink = sink
         self._older_than_s = older_than_s
-        self._remembered_s = max(remembered_s, older_than_s)
         self._dry_run = dry_run
         self._progress = progress
         self.swept = Swept()
@@ -119,7 +117,7 @@ class Cleaner:
         known = await self._known({name for name, _ in folders}, manifests=True)
         for name, objects in folders:
             for info in objects:
-                verdict = judge_object(info.key, info.etag, known[name], self._remembered_s)
+                verdict = judge_object(info.key, info.etag, known[name])
                 if verdict is None:
                     continue
                 leftover = Leftover("object", info.key, info.size_bytes, info.age_s, verdict)
@@ -139,7 +137,7 @@ class Cleaner:
         for row in await audio_segment_states(self._sink, wanted):
             segments[row.session_id][row.first_seq, row.last_seq] = SegmentFacts(row.status, row.md5)
         sessions = {
-            row.session_id: SessionFacts(row.status, row.recording, row.ended_s_ago)
+            row.session_id: SessionFacts(row.status, row.recording)
             for row in await audio_session_states(self._sink, wanted)
         }
         return {

@@ -73,7 +73,6 @@ async def _sweep(settings: Settings, older_than_s: float, dry_run: bool, progres
             objects,
             sink,
             older_than_s=older_than_s,
-            remembered_s=settings.audio_remember_h * 3_600,
             dry_run=dry_run,
             progress=progress,
         ).run()

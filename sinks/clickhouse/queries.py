@@ -41,12 +41,11 @@ class PathTotals:
 
 @dataclass(frozen=True)
 class AudioSessionState:
-    """What ClickHouse shows of a session; `ended_s_ago` by its own clock, None while it has not ended."""
+    """What ClickHouse shows of a session."""
 
     session_id: str
     status: str
     recording: str
-    ended_s_ago: float | None
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class AudioSegmentState:
 async def audio_session_states(sink: ClickHouseSink, session_ids: Sequence[str]) -> Sequence[AudioSessionState]:
     """These sessions, as far as there are such."""
     rows = await sink.query(
-        "SELECT session_id, status, recording, dateDiff('second', closed_at, now('UTC')) "
+        "SELECT session_id, status, recording "
         f"FROM {sink.qualified('audio_sessions')} WHERE session_id IN {{session_ids:Array(String)}}",
         session_ids=list(session_ids),
     )

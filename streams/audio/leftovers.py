@@ -1,7 +1,7 @@
 """What of the audio folder nobody needs any more: decided for each object and upload from what is known of its session.
 
-Pure. In doubt all is kept: a segment goes only if it is, byte for byte, what a recording that is there holds already, or
-if it is one that failed and can no longer be asked for.
+Pure. In doubt all is kept: a segment goes only if it is, byte for byte, what a recording that is there holds already.
+One that failed may be the only copy of its audio: it goes when its dead letter is purged.
 """
 
 from __future__ import annotations
@@ -38,11 +38,10 @@ class SegmentFacts:
 
 @dataclass(frozen=True)
 class SessionFacts:
-    """A session as ClickHouse has it; `recording` is empty, and `ended_s_ago` None, as long as there is none."""
+    """A session as ClickHouse has it; `recording` is empty as long as there is none."""
 
     status: str
     recording: str
-    ended_s_ago: float | None
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,16 @@ class Verdict(StrEnum):
     """Why an object or upload goes (`REMOVED`) or stays."""
 
     RECORDED = "its audio is in the recording"
-    PAST_RETRY = "it failed, and its session is forgotten"
     IN_NO_MANIFEST = "no manifest names it"
     ABANDONED = "its upload was given up"
     LIVE = "its session is live"
     NEEDED = "its session has no other copy of it, or keeps its segments"
-    RETRY = "it may be tried again"
+    FAILED = "it failed, and its dead letter may be replayed"
     NO_RECORDING = "no recording holds its audio"
     UNKNOWN = "nothing is known of it"
 
 
-REMOVED = frozenset({Verdict.RECORDED, Verdict.PAST_RETRY, Verdict.IN_NO_MANIFEST, Verdict.ABANDONED})
+REMOVED = frozenset({Verdict.RECORDED, Verdict.IN_NO_MANIFEST, Verdict.ABANDONED})
 
 
 def place_of(key: str) -> Place | None:
@@ -85,15 +83,15 @@ def live(known: Known) -> bool:
     return known.session is not None and known.session.status not in ("closed", "refused")
 
 
-def judge_object(key: str, etag: str, known: Known, remembered_s: float) -> Verdict | None:
-    """Whether an old object may go; None for what is no leftover at all. A session is forgotten after `remembered_s`."""
+def judge_object(key: str, etag: str, known: Known) -> Verdict | None:
+    """Whether an old object may go; None for what is no leftover at all."""
     place = place_of(key)
     if place is None:
         return Verdict.UNKNOWN
     if live(known):
         return Verdict.LIVE
     if place.segment is not None:
-        return _judge_segment(place.segment, etag, known, remembered_s)
+        return _judge_segment(place.segment, etag, known)
     if not place.recording or (known.manifest is not None and known.manifest.recording == key):
         return None
     if known.session is None:
@@ -101,14 +99,12 @@ def judge_object(key: str, etag: str, known: Known, remembered_s: float) -> Verd
     return Verdict.NEEDED if known.session.recording == key else Verdict.IN_NO_MANIFEST
 
 
-def _judge_segment(seqs: SeqRange, etag: str, known: Known, remembered_s: float) -> Verdict:
+def _judge_segment(seqs: SeqRange, etag: str, known: Known) -> Verdict:
     segment = known.segments.get(seqs)
     if segment is None or known.session is None:
         return Verdict.UNKNOWN
     if segment.status == "failed":
-        ended_s_ago = known.session.ended_s_ago
-        forgotten = ended_s_ago is not None and ended_s_ago > remembered_s
-        return Verdict.PAST_RETRY if forgotten else Verdict.RETRY
+        return Verdict.FAILED
     if segment.status != "removed" or segment.md5 != etag:
         return Verdict.NEEDED
     if known.manifest is None or not _within(seqs, known.manifest):

@@ -40,7 +40,6 @@ pytestmark = pytest.mark.stack
 
 AUDIO = pcm("s", 0)
 DAY_MS = 86_400_000
-REMEMBERED_S = 86_400.0
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +73,7 @@ CASES: dict[str, Case] = {
     "closing": Case(Status.CLOSING, {FIRST: STORED}, {FIRST: AUDIO}, ("flac",), upload=True),
     "reopened": Case(Status.OPEN, {FIRST: REMOVED}, {FIRST: AUDIO}, **FINISHED),
     "retry": Case(Status.CLOSED, {FIRST: STORED, SECOND: FAILED}, {FIRST: AUDIO, SECOND: AUDIO}, **FINISHED),
-    "forgotten": Case(Status.CLOSED, {FIRST: FAILED}, {FIRST: AUDIO}, ended_ms_ago=3 * DAY_MS, goes=(SEGMENT,)),
+    "failed": Case(Status.CLOSED, {FIRST: FAILED}, {FIRST: AUDIO}, ended_ms_ago=3 * DAY_MS),
     "unrecorded": Case(Status.CLOSED, {FIRST: STORED}, {FIRST: AUDIO}, ended_ms_ago=3 * DAY_MS),
     "kept-segments": Case(Status.CLOSED, {FIRST: STORED}, {FIRST: AUDIO}, **FINISHED),
     "late-put": Case(Status.CLOSED, {FIRST: REMOVED}, {FIRST: AUDIO}, **FINISHED, goes=(SEGMENT,)),
@@ -158,7 +157,7 @@ async def there(bucket: Bucket) -> set[str]:
 
 async def sweep(stack: LocalStack, store: ObjectStore, **how: Any) -> tuple[set[str], Swept, set[str]]:
     """What was there, what the sweep says, and what is gone."""
-    how = {"older_than_s": -1.0, "remembered_s": REMEMBERED_S, "dry_run": False, **how}
+    how = {"older_than_s": -1.0, "dry_run": False, **how}
     bucket = Bucket(store.address)
     try:
         async with migrated(stack.clickhouse.url) as sink:
@@ -207,7 +206,7 @@ def test_a_sweep_that_asks_no_bytes_is_noticed(
 ) -> None:
     judge = leftovers.judge_object
     right = hashlib.md5(AUDIO).hexdigest()
-    monkeypatch.setattr(cleaning, "judge_object", lambda key, etag, known, s: judge(key, right, known, s))
+    monkeypatch.setattr(cleaning, "judge_object", lambda key, etag, known: judge(key, right, known))
     _, _, gone = asyncio.run(sweep(stack, store))
     assert gone - WANTED == {"late-other-bytes/" + SEGMENT}
 
@@ -220,7 +219,7 @@ def test_an_object_that_was_put_anew_meanwhile_stays(stack: LocalStack, store: O
         try:
             async with migrated(stack.clickhouse.url) as sink:
                 await fill(bucket, sink)
-                cleaner = Cleaner(bucket, sink, older_than_s=-1.0, remembered_s=REMEMBERED_S, dry_run=False)
+                cleaner = Cleaner(bucket, sink, older_than_s=-1.0, dry_run=False)
                 listed = {info.key: info async for info in bucket.list("audio/late-put/")}[key]
                 await bucket.put(key, AUDIO[::-1])
                 await cleaner._remove(listed)

@@ -34,12 +34,12 @@ def test_the_products_own_keys_are_known() -> None:
 @pytest.mark.parametrize("key", STRANGE)
 def test_what_is_not_the_products_stays(key: str) -> None:
     assert place_of(key) is None
-    assert judge_object(key, "", Known(), 0.0) is Verdict.UNKNOWN
+    assert judge_object(key, "", Known()) is Verdict.UNKNOWN
 
 
 def test_of_an_unknown_session_only_uploads_go() -> None:
     # The parts of an upload are made of what else is there.
-    assert judge_object(segment_key("s", 0, 9, "wav"), "", Known(), 0.0) is Verdict.UNKNOWN
-    assert judge_object(recording_key("s", "flac"), "", Known(), 0.0) is Verdict.UNKNOWN
-    assert judge_object(manifest_key("s"), "", Known(), 0.0) is None
+    assert judge_object(segment_key("s", 0, 9, "wav"), "", Known()) is Verdict.UNKNOWN
+    assert judge_object(recording_key("s", "flac"), "", Known()) is Verdict.UNKNOWN
+    assert judge_object(manifest_key("s"), "", Known()) is None
     assert judge_upload(Known()) is Verdict.ABANDONED
