@@ -206,14 +206,13 @@ class World:
 
     def settle(self) -> None:
         """Fold, flush and do effects until nothing moves but time."""
-        while self.folded < len(self.log) or self.inflight or self.reports:
+        while True:
             self.read()
             self.flush()
+            if not (self.inflight or self.reports or self.folded < len(self.log)):
+                return
             while self.inflight:
                 self.work()
-            if self.reports:
-                self.flush()
-        self.flush()
 
     def finish(self) -> Made:
         """Let time pass until every task has ended, and see what is left."""
