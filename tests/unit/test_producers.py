@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from streams.runtime.deadletters import _text
 from streams.runtime.fold import Position
 from streams.traffic.core import TrafficRules
 from tests.traffic import DAY_MS, Record, batch, event, new_fold
-from topics.headers import Headers, header
+from topics.deadletters import producer_of
+from topics.headers import Headers
 
 HEADERS: list[Headers] = [
     (),
@@ -26,7 +26,7 @@ def test_rows_name_the_producer() -> None:
     records = [Record(i, DAY_MS, event(f"id-{i}"), b"k", headers) for i, headers in enumerate(HEADERS)]
     fold.step(batch(records, 0, len(records)))
     (table,) = fold.seal(Position(1, len(records))).rows["traffic_events_rows"]
-    assert table.column("producer").to_pylist() == [_text(header(headers, "producer")) for headers in HEADERS]
+    assert table.column("producer").to_pylist() == [producer_of(headers) for headers in HEADERS]
     assert fold.state.names.producer.nbytes == 0
 
 
