@@ -17,14 +17,15 @@ its transactions. The key is the task's id, the header `type` says which record 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from topics.headers import Headers, header
+from topics.headers import Headers
 from topics.ids import ID_RULE, valid_id
 from topics.malformed import Malformed
+from topics.typed import Encoded, Reason, invalid, type_of, value_of
 
 #: UTF-8 bytes of one question.
 MAX_QUESTION_BYTES = 256 << 10
@@ -67,17 +68,6 @@ class Kind(StrEnum):
 
     ANSWER = "answer"
     REASONING = "reasoning"
-
-
-class Reason(StrEnum):
-    """Why a record is malformed: the labels of dead letters. Those of failed tasks are their error types."""
-
-    BAD_ID = "bad_id"
-    BAD_TYPE = "bad_type"
-    EMPTY = "empty"
-    TOO_LARGE = "too_large"
-    NOT_JSON = "not_json"
-    INVALID = "invalid"
 
 
 class Submit(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -202,21 +192,12 @@ _DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in _KINDS.items()}
 _UNKEYED = (Owner, Idle)
 
 
-class Encoded(NamedTuple):
-    """A record as it is sent."""
-
-    key: bytes | None
-    value: bytes
-    headers: list[tuple[str, bytes | None]]
-
-
 def decode(key: bytes | None, value: bytes | None, headers: Headers) -> TaskRecord | Malformed:
     """One record of the topic. Total: any bytes give a record or a `Malformed`, whose reason is a `Reason`."""
-    name = header(headers, "type")
-    kind = _KINDS.get(name or b"")
-    if name is None or kind is None:
-        said = "is missing" if name is None else f"{name[:60]!r} is none of {b', '.join(_KINDS).decode()}"
-        return Malformed(Reason.BAD_TYPE, f"header type {said}")
+    name = type_of(headers, _KINDS)
+    if isinstance(name, Malformed):
+        return name
+    kind = _KINDS[name]
     if kind is Idle:
         return Idle()
     task_id = (key or b"").decode("ascii", "replace")
@@ -224,7 +205,7 @@ def decode(key: bytes | None, value: bytes | None, headers: Headers) -> TaskReco
         return Malformed(Reason.BAD_ID, f"the key {(key or b'')[:160]!r} is no task id: {ID_RULE}")
     if kind is Cancel:
         return Cancel(task_id)
-    record = _read(name, value)
+    record = value_of(_DECODERS[name], value)
     if isinstance(record, (Malformed, Owner, Idle)):
         return record
     if record.task_id != task_id:
@@ -251,11 +232,11 @@ def problem_of(record: TaskRecord) -> Malformed | None:
             return _too_large("the block", record.text, MAX_BLOCK_BYTES)
         case Outcome():
             if record.status not in (Status.COMPLETED, Status.FAILED):
-                return _invalid(f"status {record.status} is neither completed nor failed")
+                return invalid(f"status {record.status} is neither completed nor failed")
             if record.status is Status.FAILED and record.error_type is None:
-                return _invalid("status failed needs an error_type")
+                return invalid("status failed needs an error_type")
             if record.submit is not None and record.submit.task_id != record.task_id:
-                return _invalid("the task in it has another task_id")
+                return invalid("the task in it has another task_id")
             task = None if record.submit is None else _problem_of_submit(record.submit)
             return task or _too_large("the result", record.result + record.reasoning, MAX_OUTCOME_BYTES)
         case _:
@@ -267,7 +248,7 @@ def new_submit(fields: dict[str, object]) -> Submit | Malformed:
     try:
         submit = msgspec.convert(fields, Submit)
     except msgspec.ValidationError as error:
-        return _invalid(str(error))
+        return invalid(str(error))
     return _problem_of_submit(submit) or submit
 
 
@@ -277,7 +258,7 @@ def _problem_of_submit(submit: Submit) -> Malformed | None:
     for name in ("user", "model", "webhook_url"):
         text = getattr(submit, name)
         if text is not None and not text.isprintable():
-            return _invalid(f"{name} {text[:60]!r} has unprintable characters")
+            return invalid(f"{name} {text[:60]!r} has unprintable characters")
     if not submit.question.strip():
         return Malformed(Reason.EMPTY, "the question is blank")
     return _too_large("the question", submit.question, MAX_QUESTION_BYTES)
@@ -287,22 +268,5 @@ def _too_large(what: str, text: str, most: int) -> Malformed | None:
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
-        return _invalid(f"{what} holds half of a surrogate pair, which is no character")
+        return invalid(f"{what} holds half of a surrogate pair, which is no character")
     return Malformed(Reason.TOO_LARGE, f"{what} has {size} bytes; at most {most} are taken") if size > most else None
-
-
-def _read(name: bytes, value: bytes | None) -> TaskRecord | Malformed:
-    if not value:
-        return Malformed(Reason.EMPTY, "the record has no value")
-    try:
-        value.decode()  # the decoder passes over what it does not need, UTF-8 or not
-        record: TaskRecord = _DECODERS[name].decode(value)
-    except msgspec.ValidationError as error:
-        return _invalid(str(error))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Malformed(Reason.NOT_JSON, str(error))
-    return record
-
-
-def _invalid(error: str) -> Malformed:
-    return Malformed(Reason.INVALID, error)

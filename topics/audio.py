@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from enum import StrEnum
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -13,6 +13,7 @@ from topics import opus
 from topics.headers import Headers, header
 from topics.ids import ID_RULE, valid_id
 from topics.malformed import Malformed
+from topics.typed import Encoded
 
 MAX_USER_CHARS = 128
 MIN_RATE, MAX_RATE = 8_000, 192_000
@@ -109,14 +110,6 @@ class Idle(msgspec.Struct, frozen=True, gc=False):
 
 
 AudioRecord = Open | Chunk | Close | Idle
-
-
-class Encoded(NamedTuple):
-    """A record as it is sent."""
-
-    key: bytes | None
-    value: bytes
-    headers: list[tuple[str, bytes | None]]
 
 
 def decode(

@@ -19,14 +19,15 @@ the job's id, the header `type` says which record it is, the value is a JSON obj
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from topics.headers import Headers, header
+from topics.headers import Headers
 from topics.ids import ID_RULE, valid_id
 from topics.malformed import Malformed
+from topics.typed import Encoded, Reason, invalid, type_of, value_of
 
 #: Bytes of a submit's JSON.
 MAX_SUBMIT_BYTES = 32 << 10
@@ -72,17 +73,6 @@ class Stage(StrEnum):
     FETCHING = "fetching"
     CONVERTING = "converting"
     UPLOADING = "uploading"
-
-
-class Reason(StrEnum):
-    """Why a record is malformed: the labels of dead letters. Those of failed jobs are their error types."""
-
-    BAD_ID = "bad_id"
-    BAD_TYPE = "bad_type"
-    EMPTY = "empty"
-    TOO_LARGE = "too_large"
-    NOT_JSON = "not_json"
-    INVALID = "invalid"
 
 
 class Source(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -213,21 +203,12 @@ _DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in _KINDS.items()}
 _UNKEYED = (Owner, Idle)
 
 
-class Encoded(NamedTuple):
-    """A record as it is sent."""
-
-    key: bytes | None
-    value: bytes
-    headers: list[tuple[str, bytes | None]]
-
-
 def decode(key: bytes | None, value: bytes | None, headers: Headers) -> JobRecord | Malformed:
     """One record of the topic. Total: any bytes give a record or a `Malformed`, whose reason is a `Reason`."""
-    name = header(headers, "type")
-    kind = _KINDS.get(name or b"")
-    if name is None or kind is None:
-        said = "is missing" if name is None else f"{name[:60]!r} is none of {b', '.join(_KINDS).decode()}"
-        return Malformed(Reason.BAD_TYPE, f"header type {said}")
+    name = type_of(headers, _KINDS)
+    if isinstance(name, Malformed):
+        return name
+    kind = _KINDS[name]
     if kind is Idle:
         return Idle()
     job_id = (key or b"").decode("ascii", "replace")
@@ -238,7 +219,7 @@ def decode(key: bytes | None, value: bytes | None, headers: Headers) -> JobRecor
     most = MAX_SUBMIT_BYTES if kind is Submit else MAX_RECORD_BYTES
     if len(value or b"") > most:
         return Malformed(Reason.TOO_LARGE, f"the record has {len(value or b'')} bytes; at most {most} are taken")
-    record = _read(name, value)
+    record = value_of(_DECODERS[name], value)
     if isinstance(record, (Malformed, Owner, Idle)):
         return record
     if record.job_id != job_id:
@@ -258,7 +239,7 @@ def new_submit(fields: dict[str, object]) -> Submit | Malformed:
         submit = msgspec.convert(fields, Submit)
         size = len(msgspec.json.encode(submit))
     except (msgspec.ValidationError, UnicodeEncodeError, RecursionError) as error:
-        return Malformed(Reason.INVALID, str(error))
+        return invalid(str(error))
     if size > MAX_SUBMIT_BYTES:
         return Malformed(Reason.TOO_LARGE, f"the job has {size} bytes; at most {MAX_SUBMIT_BYTES} are taken")
     return _problem_of_submit(submit) or submit
@@ -269,29 +250,12 @@ def _problem_of_submit(submit: Submit) -> Malformed | None:
     if not valid_id(submit.job_id):
         return Malformed(Reason.BAD_ID, f"job_id {submit.job_id[:160]!r} is not {ID_RULE}")
     if submit.user is not None and not submit.user.isprintable():
-        return _invalid(f"user {submit.user[:60]!r} has unprintable characters")
+        return invalid(f"user {submit.user[:60]!r} has unprintable characters")
     source = submit.source
     if (source.key is None) == (source.url is None):
-        return _invalid("source has either a key or a url")
+        return invalid("source has either a key or a url")
     if source.key is not None and len(source.key.encode("utf-8", "replace")) > MAX_KEY_BYTES:
-        return _invalid(f"source.key has more than {MAX_KEY_BYTES} bytes")
+        return invalid(f"source.key has more than {MAX_KEY_BYTES} bytes")
     if source.url is not None and not (source.url.isprintable() and " " not in source.url):
-        return _invalid("source.url has characters that no URL has")
+        return invalid("source.url has characters that no URL has")
     return None
-
-
-def _read(name: bytes, value: bytes | None) -> JobRecord | Malformed:
-    if not value:
-        return Malformed(Reason.EMPTY, "the record has no value")
-    try:
-        value.decode()  # the decoder passes over what it does not need, UTF-8 or not
-        record: JobRecord = _DECODERS[name].decode(value)
-    except msgspec.ValidationError as error:
-        return _invalid(str(error))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Malformed(Reason.NOT_JSON, str(error))
-    return record
-
-
-def _invalid(error: str) -> Malformed:
-    return Malformed(Reason.INVALID, error)

@@ -158,6 +158,19 @@ class DeadLetter:
     headers: Headers = ()
     attempts: int = 1
 
+    @classmethod
+    def of_record(cls, topic: str, partition: int, record: Record, reason: str, error: str) -> DeadLetter:
+        """A record of a topic's partition, whole."""
+        where = (topic, partition, record.offset, record.append_ms)
+        return cls(reason, error, *where, record.key, record.value, record.headers)
+
+    @classmethod
+    def unreadable(cls, batch: Batch, piece: Unreadable, error: str) -> DeadLetter:
+        """Bytes of a batch that are no records."""
+        return cls(
+            "unreadable", error, batch.topic, batch.partition, piece.first_offset, piece.append_ms, None, piece.data
+        )
+
     @property
     def nbytes(self) -> int:
         """Bytes of the record's key, value and headers."""

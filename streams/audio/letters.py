@@ -25,8 +25,7 @@ def bury(state: AudioState, record: Record, reason: str, error: str) -> None:
     """A dead letter of a record, unless an earlier flush wrote it."""
     if record.offset < state.position:
         return
-    where = (state.rules.source, state.rules.partition, record.offset, record.append_ms)
-    state.dead.append(DeadLetter(reason, error, *where, record.key, record.value, record.headers))
+    state.dead.append(DeadLetter.of_record(state.rules.source, state.rules.partition, record, reason, error))
     state.totals["dead"] += 1
     state.totals["spoiled"] += reason == audio.Reason.MD5_MISMATCH
 
@@ -50,6 +49,5 @@ def bury_segment(state: AudioState, session: Session, segment: Segment, descript
 
 def bury_unreadable(state: AudioState, batch: Batch, piece: Unreadable) -> None:
     """A dead letter of bytes that are no records."""
-    at = (batch.topic, batch.partition, piece.first_offset, piece.append_ms)
-    state.dead.append(DeadLetter("unreadable", piece.error, *at, None, piece.data))
+    state.dead.append(DeadLetter.unreadable(batch, piece, piece.error))
     state.totals["dead"] += 1

@@ -108,16 +108,14 @@ def mark(state: FilesState, job: Job, what: What, value: int = 0, label: str = "
 
 def bury(state: FilesState, record: Record, reason: str, error: str) -> None:
     """A dead letter of a record."""
-    where = (state.rules.source, state.rules.partition, record.offset, record.append_ms)
-    state.dead.append(DeadLetter(reason, error, *where, record.key, record.value, record.headers))
+    state.dead.append(DeadLetter.of_record(state.rules.source, state.rules.partition, record, reason, error))
     state.totals["dead"] += 1
     state.totals["malformed"] += 1
 
 
 def bury_unreadable(state: FilesState, batch: Batch, piece: Unreadable) -> None:
     """A dead letter of bytes that are no records."""
-    at = (batch.topic, batch.partition, piece.first_offset, piece.append_ms)
-    state.dead.append(DeadLetter("unreadable", piece.error, *at, None, piece.data))
+    state.dead.append(DeadLetter.unreadable(batch, piece, piece.error))
     state.totals["dead"] += 1
 
 

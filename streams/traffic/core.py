@@ -221,8 +221,7 @@ def _bury(state: TrafficState, batch: Batch, row: int, reason: str, error: str) 
 
 def _bury_unreadable(state: TrafficState, batch: Batch, piece: Unreadable) -> None:
     error = f"offsets {piece.first_offset} to {piece.next_offset - 1} cannot be decoded: {piece.error}"
-    at = (batch.topic, batch.partition, piece.first_offset, piece.append_ms)
-    _bury_letter(state, DeadLetter("unreadable", error, *at, None, piece.data))
+    _bury_letter(state, DeadLetter.unreadable(batch, piece, error))
 
 
 def _bury_letter(state: TrafficState, letter: DeadLetter) -> None:
