@@ -12,17 +12,14 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import clickhouse_connect
 import soundfile
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from compose.local.process import free_port
@@ -30,6 +27,7 @@ from compose.local.stack import LocalStack
 from compose.settings import Settings
 from compose.worker import bucket
 from tests.chaos.workers import ROOT, Worker
+from tests.streamrun import StreamRun, emptied, end
 from tests.warehouse import new_database
 from topics import audio, specs
 from topics.audio import Format, Open, Store, Tier
@@ -45,7 +43,7 @@ from topics.audio_events import (
 CHILD = ("compose.cli", "worker", "--streams", "audio", "--child")
 GATEWAY = ("compose.cli", "gateway")
 GROUP = "sluiceway-audio"
-TOPICS = (specs.AUDIO_CHUNKS, specs.AUDIO_SEGMENTS, specs.AUDIO_DEADLETTER, specs.changelog_name(GROUP), specs.OWNERS)
+TOPICS = (specs.AUDIO_CHUNKS, specs.AUDIO_SEGMENTS, specs.AUDIO_DEADLETTER)
 PARTITIONS = 2
 CHUNK_MS = 128
 DEADLINE_S = 90.0
@@ -122,59 +120,23 @@ def new_session(number: int, **other: Any) -> Session:
 
 
 @dataclass
-class Run:
-    """An audio worker on the stack, with a database of its own."""
+class Run(StreamRun):
+    """Audio workers on the stack, with a database of their own."""
 
-    stack: LocalStack
-    settings: Settings
-    worker: Worker
     talker: Talker
-    others: list[Worker] = field(default_factory=list)
     store_url: str = ""  # where the objects are, if the workers reach them through a proxy
 
     def join(self, **settings: Any) -> Worker:
         """Start a further worker in the same group, with settings of its own."""
-        name = f"audio-{len(self.others) + 1}"
+        name = f"audio-{len(self.workers)}"
         own = replace(self.settings, data_dir=self.settings.data_dir / name, worker_port=free_port(), **settings)
-        self.others.append(Worker(name, own, self.worker.command))
-        return self.others[-1].start()
+        self.workers.append(Worker(name, own, self.worker.command))
+        return self.workers[-1].start()
 
     @property
     def direct(self) -> Settings:
         """Settings that lead to the object store itself."""
         return replace(self.settings, s3_endpoint=self.store_url or self.settings.s3_endpoint)
-
-    @property
-    def workers(self) -> list[Worker]:
-        """All of them."""
-        return [self.worker, *self.others]
-
-    def look(self) -> None:
-        """Start dead workers again."""
-        for worker in self.workers:
-            worker.look()
-
-    def told(self) -> str:
-        """The end of every worker's log."""
-        return "\n".join(f"--- {w.name}, exit codes {w.codes}, running {w.running}\n{w.log()}" for w in self.workers)
-
-    def until(self, true: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
-        """Poll until `true`, starting dead workers again."""
-        started = time.monotonic()
-        while not true():
-            self.look()
-            assert time.monotonic() - started < deadline_s, f"not within {deadline_s:.0f} s: {what}\n{self.told()}"
-            time.sleep(0.1)
-
-    def ask(self, path: str) -> tuple[int, bytes]:
-        """Status and body of the worker's own endpoint; 0 when it does not answer."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.settings.worker_port}{path}", timeout=3) as page:
-                return page.status, page.read()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read()
-        except OSError:
-            return 0, b""
 
     def state(self, session: Session) -> dict[str, Any]:
         """What the owner says of a session."""
@@ -198,31 +160,6 @@ class Run:
     def events(self) -> list[AudioEvent]:
         """All events so far."""
         return [decode_event(value) for _, value, _ in self.read(specs.AUDIO_SEGMENTS)]  # type: ignore[misc]
-
-    def read(self, topic: str) -> list[tuple[bytes, bytes, dict[str, bytes]]]:
-        """What a read_committed reader sees of a topic."""
-        reader = Consumer(
-            {
-                "bootstrap.servers": self.stack.kafka.bootstrap,
-                "group.id": "look",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "earliest",
-            }
-        )
-        found: list[tuple[bytes, bytes, dict[str, bytes]]] = []
-        try:
-            for partition in reader.list_topics(topic, 10).topics[topic].partitions:
-                reader.assign([TopicPartition(topic, partition, 0)])
-                while True:
-                    message = reader.poll(10)
-                    if message is None or message.error():
-                        break
-                    found.append((message.key(), message.value(), dict(message.headers() or [])))
-        finally:
-            reader.close()
-        return found
 
     def clean(self, *options: str) -> dict[str, Any]:
         """What `sluiceway clean` says to have removed, of any age unless `options` say otherwise."""
@@ -249,16 +186,6 @@ class Run:
         admin = AdminClient({"bootstrap.servers": self.stack.kafka.bootstrap})
         found = admin.list_consumer_group_offsets(request, require_stable=False)[GROUP].result(20)
         return [int(tp.offset) for tp in sorted(found.topic_partitions, key=lambda tp: tp.partition)]
-
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """Rows of a query."""
-        client = clickhouse_connect.get_client(
-            host="127.0.0.1", port=self.stack.clickhouse.port, database=self.settings.clickhouse_database
-        )
-        try:
-            return [tuple(row) for row in client.query(sql).result_rows]
-        finally:
-            client.close()
 
     def assert_recorded(self, session: Session, gaps: list[list[int]]) -> Manifest:
         """The recording holds exactly what Kafka had, and the manifest says so."""
@@ -310,34 +237,16 @@ def audio_run(
     **settings: Any,
 ) -> Iterator[Run]:
     """An audio worker, started by `command`, on empty topics; both end with it."""
-    clear(stack.kafka.bootstrap)
-    places = {"clickhouse_database": new_database(), "data_dir": folder, "worker_port": free_port()}
-    own = stack.settings(**{**QUICK, **places, **settings})
-    run = Run(
-        stack, own, Worker("audio", own, command, revive).start(), Talker(stack.kafka.bootstrap), store_url=store_url
-    )
-    try:
-        run.until(lambda: run.worker.owns() == set(range(PARTITIONS)), "the worker owns all partitions")
-        yield run
-    finally:
-        for server in stack.servers:
-            server.start()
-        for worker in run.workers:
-            worker.leave()
-        for worker in run.workers:
-            worker.kill(after_s=5.0)
-        clear(stack.kafka.bootstrap)
-
-
-def clear(bootstrap: str) -> None:
-    """Delete the stream's topics and group."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
-    for future in [*admin.delete_topics(list(TOPICS)).values(), *admin.delete_consumer_groups([GROUP]).values()]:
+    with emptied(stack, "audio", *TOPICS):
+        places = {"clickhouse_database": new_database(), "data_dir": folder, "worker_port": free_port()}
+        own = stack.settings(**{**QUICK, **places, **settings})
+        worker = Worker("audio", own, command, revive).start()
+        run = Run(stack, own, [worker], Talker(stack.kafka.bootstrap), store_url)
         try:
-            future.result(20)
-        except KafkaException:
-            pass
-    deadline = time.monotonic() + 20
-    while set(TOPICS) & set(admin.list_topics(timeout=10).topics):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+            run.until(lambda: run.worker.owns() == set(range(PARTITIONS)), "the worker owns all partitions")
+            yield run
+        finally:
+            # Workers end only while what they wait for is there.
+            for server in stack.servers:
+                server.start()
+            end(run.workers)

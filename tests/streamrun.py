@@ -45,10 +45,12 @@ class StreamRun:
         started = time.monotonic()
         while not true():
             self.look()
-            assert time.monotonic() - started < deadline_s, f"not within {deadline_s:.0f} s: {what}\n" + "\n".join(
-                worker.log() for worker in self.workers
-            )
+            assert time.monotonic() - started < deadline_s, f"not within {deadline_s:.0f} s: {what}\n{self.logs()}"
             time.sleep(0.1)
+
+    def logs(self) -> str:
+        """The end of every worker's log."""
+        return "\n".join(f"--- {w.name}, exit codes {w.codes}, running {w.running}\n{w.log()}" for w in self.workers)
 
     def ask(self, path: str, worker: Worker | None = None) -> tuple[int, bytes]:
         """Status and body of a worker's own endpoint, the first one's by default; 0 when it does not answer."""
