@@ -10,6 +10,7 @@ from typing import Any
 # told in the middle of a compilation.
 import hypothesis  # noqa: F401
 import pytest
+import structlog
 
 from compose.local.stack import LocalStack
 from compose.settings import Settings
@@ -57,3 +58,10 @@ def _revived(request: pytest.FixtureRequest) -> None:
     if started := request.config.stash.get(_STARTED, None):
         for server in started.servers:
             server.start()
+
+
+@pytest.fixture(autouse=True)
+def _own_logs() -> Iterator[None]:
+    """A command that ran in this process sent its logs to a stream that ended with it, and maybe errors only."""
+    yield
+    structlog.reset_defaults()

@@ -6,13 +6,12 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-import structlog
 from aiokafka.errors import ProducerFenced
 from confluent_kafka import Producer
 from typer.testing import CliRunner
@@ -33,13 +32,6 @@ from topics.deadletters import parse_id
 pytestmark = pytest.mark.stack
 
 BIG = b"{" * 3_000_000
-
-
-@pytest.fixture(autouse=True)
-def _own_logs() -> Iterator[None]:
-    """The command sends logs to a stream that ends with it, and errors only."""
-    yield
-    structlog.reset_defaults()
 
 
 class Command:
