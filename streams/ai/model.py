@@ -9,8 +9,8 @@ without a finish_reason is broken, too: its text would pass for an answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,13 @@ import msgspec
 import structlog
 
 from streams.ai.model_port import Delta, ModelCall, ModelRefused, ModelRetryable
-from streams.ai.model_replies import Reply, check_finish, said, status_error
+from streams.ai.model_replies import Reply, check_finish, decode_event, said, status_error
+from streams.ai.sse import EventDecoder
 from topics.ai import Usage
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI, AsyncStream
+    from httpx2 import Response
+    from openai import AsyncOpenAI
     from openai._legacy_response import LegacyAPIResponse
 
 log = structlog.get_logger(__name__)
@@ -33,6 +35,8 @@ _NO_STREAM = {400, 405, 406, 415, 422, 501}
 _PROBE_WAIT_S = 5.0
 #: After the finish_reason only usage and the end come; an answer is not held up for them longer.
 _TAIL_S = 5.0
+#: And a connection is not waited for longer to be free.
+_DRAIN_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +114,7 @@ class OpenAIModel:
                 for piece in await self._read(response, ends_s):
                     yield piece
                 return
-            async with aclosing(_replies(response.parse(), ends_s)) as replies:
+            async with aclosing(_replies(response.http_response, ends_s)) as replies:
                 async for reply in replies:
                     for delta in reply.text.deltas():
                         began = True
@@ -233,14 +237,15 @@ class _Broken(Exception):
     """A stream that is no answer."""
 
 
-async def _replies(stream: AsyncStream[Any], ends_s: float) -> AsyncGenerator[Reply]:
+async def _replies(response: Response, ends_s: float) -> AsyncGenerator[Reply]:
     """The chunks of a stream, up to its end. Raises _Broken, and TimeoutError past `ends_s`."""
-    finished = False
+    finished, pieces = False, response.aiter_bytes()
+    events = _events(pieces)
     while True:
         try:
             async with asyncio.timeout_at(ends_s):
-                chunk = await anext(stream)
-            reply = msgspec.convert(chunk, Reply, from_attributes=True)
+                event = await anext(events)
+            reply = decode_event(event)
         except StopAsyncIteration:
             break
         except Exception as error:
@@ -257,6 +262,22 @@ async def _replies(stream: AsyncStream[Any], ends_s: float) -> AsyncGenerator[Re
             ends_s = min(ends_s, asyncio.get_running_loop().time() + _TAIL_S)
     if not finished:
         raise _Broken("the stream ended without a finish_reason")
+    # A connection whose response was read to its end serves the next call.
+    with suppress(Exception):
+        async with asyncio.timeout(_DRAIN_S):
+            async for _ in pieces:
+                pass
+
+
+async def _events(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    """The data of a stream's events before `[DONE]`. The library would make objects of its own of every one, which costs more
+    than all else that a call does."""
+    decoder = EventDecoder()
+    async for piece in pieces:
+        for data in decoder.feed(piece):
+            if data.startswith(b"[DONE]"):
+                return
+            yield data
 
 
 async def _acquired(lock: asyncio.Lock) -> bool:

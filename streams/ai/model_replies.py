@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
@@ -78,6 +79,27 @@ class Reply(msgspec.Struct, frozen=True):
     def text(self) -> Text:
         """What it says."""
         return self.choice.delta or self.choice.message or Text()
+
+
+class _Event(Reply, frozen=True):
+    """A chunk of a stream, or an error that happened in the midst of it."""
+
+    error: Any = None
+
+
+_decoder = msgspec.json.Decoder(_Event)
+
+
+def decode_event(data: bytes) -> Reply:
+    """A stream's event. Raises ValueError for one that is no chunk, and for an error that it tells."""
+    try:
+        event = _decoder.decode(data)
+    except msgspec.DecodeError:
+        # One decoder takes no half of a surrogate pair, which some endpoints send one by one.
+        event = msgspec.convert(json.loads(data), _Event)
+    if event.error:
+        raise ValueError(f"it tells an error: {said({'error': event.error})}")
+    return event
 
 
 def check_finish(reason: str | None) -> None:
