@@ -17,6 +17,10 @@ from compose.local.model import ModelServer
 from compose.local.model_http import stand_in_answer
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
+from streams.ai.fold import MERGE_QUESTION_CHARS
+from streams.ai.model_port import Asked, Part
+from streams.ai.prompts import ShippedPrompts
+from streams.ai.segments import split
 from tests import modelserver
 from tests.chaos.workers import Worker
 from tests.streamrun import StreamRun, emptied, end
@@ -171,9 +175,20 @@ class Run(StreamRun):
             assert ids == sorted(set(ids)), f"{task_id} is told in disorder"
             if isinstance(ends[0], TaskCompleted):
                 assert ends[0].result == told.written(), task_id
-                question = self.submitter.questions[task_id]
-                if len(question) <= self.settings.ai_segment_chars:
-                    assert ends[0].result == stand_in_answer(question), f"{task_id} has another's answer"
+                assert ends[0].result == self.answer(self.submitter.questions[task_id]), (
+                    f"{task_id} has another's answer"
+                )
+
+    def answer(self, question: str) -> str:
+        """What the stand-in has to say of a question, in segments or not."""
+        limit, overlap = self.settings.ai_segment_chars, self.settings.ai_segment_overlap_chars
+        parts = split(question, limit, overlap)
+        found = [stand_in_answer(part) for part in parts]
+        if len(parts) == 1:
+            return found[0]
+        texts = (question[:MERGE_QUESTION_CHARS], *found)
+        merge = Asked(task_type="question", language="English", part=Part.MERGE, texts=texts)
+        return stand_in_answer(ShippedPrompts("stand-in").messages(merge)[-1].content)
 
 
 @contextmanager

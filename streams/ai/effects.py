@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CallModel:
-    """Make a call. `left_ms` is what is left of the task's deadline."""
+    """Make a call. `left_ms` is what is left of the task's deadline; `failures` how many of the attempts before it failed,
+    those not among them whose owner died."""
 
     task_id: str
     call: int
@@ -15,6 +16,7 @@ class CallModel:
     term: int
     attempt: int
     left_ms: int
+    failures: int
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ def _start(state: AiState, line: Line, place: Place) -> None:
     call.state, call.attempt, call.term = CallState.RUNNING, call.attempt + 1, state.term
     call.blocks, call.lease_ms = 0, state.clock_ms + rules.lease_ms
     left_ms = max(1, task.deadline_ms - state.clock_ms)
-    state.effects.append(CallModel(task.id, place.call, task.origin.model, call.term, call.attempt, left_ms))
+    model = task.origin.model
+    state.effects.append(CallModel(task.id, place.call, model, call.term, call.attempt, left_ms, call.retries))
     state.totals["calls"] += 1
     mark(state, task, What.STARTED, place.call, call.lease_ms)
     schedule(state, task)

@@ -228,7 +228,7 @@ class AiOutside:
     def _pause_ms(self, effect: CallModel, error: ModelRetryable | None) -> int:
         """How long to wait before the next attempt: not less than the server asked for."""
         asked_s = (error.retry_after_s if error else None) or 0.0
-        return int(max(asked_s, self._world.limits.backoff_s(effect.attempt - 1)) * 1000)
+        return int(max(asked_s, self._world.limits.backoff_s(effect.failures)) * 1000)
 
     # -- webhooks and time --------------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ class Kind:
 
 
 TIMEOUT = ("timeout", "deadline_exceeded")
+LATE = "(and its retry would come after the deadline)"
 KINDS = {
     "fine": Kind({}),
     "slow": Kind({"answer_ms": 3_000}),
@@ -50,6 +51,8 @@ KINDS = {
     "erring": Kind({"fault": "500", "times": 2}),
     "cut": Kind({"fault": "cut", "times": 1}),
     "broken": Kind({"fault": "broken", "times": 2}),
+    "broken_first": Kind({"fault": "broken_first", "times": 1}, requests=2),
+    "cut_first": Kind({"fault": "cut_first", "times": 1}, requests=2),
     "ended": Kind({"fault": "ended", "times": 1}),
     "told": Kind({"fault": "told", "times": 1}),
     "plain": Kind({}, model="stand-in-plain", requests=2),
@@ -58,9 +61,13 @@ KINDS = {
     "refused": Kind({"fault": "400"}, ("bad_request",), requests=2, status="failed"),
     "dead": Kind({"fault": "500"}, ("server_error",), status="failed"),
     "hung": Kind({"fault": "hang"}, TIMEOUT, status="failed"),
+    "stalled": Kind({"fault": "stall"}, TIMEOUT, status="failed"),
     # Where Kafka is away for long, its time may be over before anybody can say that it is not wanted.
     "unwanted": Kind({"answer_ms": 120_000}, TIMEOUT, status="cancelled"),
 }
+
+
+TO_THE_END = ("hung", "stalled")
 
 
 class Crowd:
@@ -68,12 +75,13 @@ class Crowd:
 
     def __init__(self, run: Run, count: int, seed: int) -> None:
         self._run = run
-        names = [name for name in KINDS if name != "hung"]
-        self.kinds = {f"{names[n % len(names)]}-{n}": names[n % len(names)] for n in range(count)}
-        # Each holds a slot for all of its time.
-        self.kinds |= {f"hung-{n}": "hung" for n in range(max(2, count // 60))}
+        names = [name for name in KINDS if name not in TO_THE_END]
+        others = [(f"{names[n % len(names)]}-{n}", names[n % len(names)]) for n in range(count)]
+        random.Random(seed).shuffle(others)
+        # Each holds a slot for all of its time: they begin first, and few of them.
+        longest = [(f"{name}-{n}", name) for n in range(max(1, count // 120)) for name in TO_THE_END]
+        self.kinds = dict(longest + others)
         self.waiting = list(self.kinds)
-        random.Random(seed).shuffle(self.waiting)
         run.rules(*({"task": task, **KINDS[kind].rule} for task, kind in self.kinds.items() if KINDS[kind].rule))
 
     def submit(self, count: int) -> None:
@@ -104,8 +112,10 @@ class Crowd:
         for task_id, kind in self.kinds.items():
             end = told[task_id].end
             if isinstance(end, TaskFailed):
-                assert end.error_type in KINDS[kind].reasons, end
+                late = end.error_type in TIMEOUT or end.error.endswith(LATE)
+                assert end.error_type in KINDS[kind].reasons or late, end
                 figures["failed"] += 1
+                figures["out_of_time"] += end.error_type not in KINDS[kind].reasons
             else:
                 assert type(end).__name__ == f"Task{KINDS[kind].status.capitalize()}", f"{task_id} ended as {end}"
                 figures["cancelled"] += KINDS[kind].status == "cancelled"
@@ -152,12 +162,12 @@ def _pause(run: Run, seconds: float) -> None:
     run.until(lambda: time.monotonic() > over, "the pause is over")
 
 
-def _freeze(run: Run, seconds: float) -> None:
+def _freeze(run: Run) -> None:
     """The second worker loses its partitions while it is frozen, and then goes on as if it had them."""
     frozen = run.workers[1]
     if frozen.running:
         frozen.signal(signal.SIGSTOP)
-        _pause(run, seconds)
+        run.until(lambda: run.worker.owns() == set(range(run.settings.partitions)), "the other one owns all")
         frozen.signal(signal.SIGCONT)
 
 
@@ -194,34 +204,38 @@ def _through(run: Run, crowd: Crowd, accidents: list[Callable[[], None]], deadli
 
 def _chaos_run(stack: LocalStack, folder: Path, **settings: Any) -> Any:
     models = "stand-in-plain,stand-in-unstreamed"
-    return ai_run(stack, folder, workers=2, ai_models=models, ai_deadline_s=20.0, **settings)
+    return ai_run(stack, folder, workers=2, ai_models=models, **settings)
+
+
+def _assert_all(run: Run, crowd: Crowd, out_of_time: int) -> None:
+    """The outcome is as it must be, for all but so many tasks whose time the accidents took."""
+    figures = crowd.assert_ended()
+    crowd.assert_rows()
+    codes = [Counter(worker.codes) for worker in run.workers]
+    print(f"chaos: ai: {dict(figures)}, fired={sorted(run.worker.fired())}, {codes=}")
+    assert figures["lost_calls"] > 0 and run.worker.fired() == run.worker.planned()
+    assert figures["out_of_time"] <= out_of_time
 
 
 def test_every_task_ends_once(stack: LocalStack, tmp_path: Path) -> None:
-    with _chaos_run(stack, tmp_path, faults="call.during=kill@20,commit.after=kill@12", partitions=PARTITIONS) as run:
+    faults = "call.during=kill@20,commit.after=kill@12"
+    with _chaos_run(stack, tmp_path, faults=faults, ai_deadline_s=20.0, partitions=PARTITIONS) as run:
         crowd = Crowd(run, 60, seed=7)
-        _through(run, crowd, [lambda: _freeze(run, 4.0), lambda: _restart_kafka(run)], 120)
-        figures = crowd.assert_ended()
-        crowd.assert_rows()
-        codes = [worker.codes for worker in run.workers]
-        assert figures["lost_calls"] > 0 and run.worker.fired() == run.worker.planned()
-        print(f"chaos: ai: {dict(figures)}, fired={sorted(run.worker.fired())}, {codes=}")
+        _through(run, crowd, [lambda: _freeze(run), lambda: _drain(run), lambda: _restart_kafka(run)], 120)
+        _assert_all(run, crowd, out_of_time=0)
 
 
 @pytest.mark.long
 def test_five_hundred_tasks_end_once(stack: LocalStack, tmp_path: Path) -> None:
-    with _chaos_run(stack, tmp_path, faults=",".join(FAULTS), ai_concurrency=64, partitions=4) as run:
+    faults = ",".join(FAULTS)
+    with _chaos_run(stack, tmp_path, faults=faults, ai_deadline_s=60.0, ai_concurrency=64, partitions=4) as run:
         crowd, chance = Crowd(run, 492, seed=11), random.Random(11)
         accidents = {
             lambda: _kill(run, chance.randrange(2)): 4,
-            lambda: _freeze(run, 4.0): 4,
+            lambda: _freeze(run): 4,
             lambda: _drain(run): 3,
             lambda: _restart_kafka(run): 2,
         }
         storm = chance.choices(list(accidents), list(accidents.values()), k=16)
         _through(run, crowd, [*storm, *accidents], 400)
-        figures = crowd.assert_ended()
-        crowd.assert_rows()
-        codes = [Counter(worker.codes) for worker in run.workers]
-        assert figures["lost_calls"] > 0 and run.worker.fired() == run.worker.planned()
-        print(f"chaos: ai full: {dict(figures)}, {codes=}")
+        _assert_all(run, crowd, out_of_time=5)

@@ -97,9 +97,10 @@ class Bench:
                 assert not isinstance(record, Malformed), record
                 self.reported.append(record)
 
+        term = self.world.term
         outer = Outer(self.scripted, self.scripted, self.scripted, self.limits, msgspec.json.encode)
-        self.outside = AiOutside(Seat(0, 1, report, self.failures.append), outer, self.world.fold)
-        assert self.reported == [Owner(1)], "it says at once whose the partition is"
+        self.outside = AiOutside(Seat(0, term, report, self.failures.append), outer, self.world.fold)
+        assert self.reported == [Owner(term)], "it says at once whose the partition is"
         self.reported.clear()
 
     async def until(self, true: Callable[[], bool]) -> None:
@@ -117,10 +118,14 @@ class Bench:
 
 def _bench(script: Script, tasks: str = "a", block_s: float = 0.05, **other: Any) -> Bench:
     world = World(replace(RULES, models={MODEL: ModelLimits(concurrency=other.pop("concurrency", 2))}))
+    lost, backoff_s = other.pop("lost", 0), other.pop("backoff_s", lambda failures: 0.01)
     for task_id in tasks:
         world.say(submit(task_id, **other))
     world.settle_log()
-    limits = OutsideLimits(block_s=block_s, block_bytes=100, webhook_attempts=3, backoff_s=lambda failures: 0.01)
+    for _ in range(lost):
+        world.start()
+        world.settle_log()
+    limits = OutsideLimits(block_s=block_s, block_bytes=100, webhook_attempts=3, backoff_s=backoff_s)
     return Bench(world, Scripted(script), limits)
 
 
@@ -178,6 +183,14 @@ async def test_an_error_ends_the_call_after_what_it_has_said(
     assert isinstance(end, CallFailed)
     assert (end.error_type, end.retry_after_ms, end.usage) == (error_type, pause_ms, Usage(5, 1))
     assert "a fault" not in end.error or "ValueError" in end.error
+
+
+async def test_a_call_that_was_lost_makes_no_pause_longer() -> None:
+    bench = _bench([ModelRetryable("server_error", "oh")], lost=5, backoff_s=lambda failures: 10.0 * (failures + 1))
+    _begin(bench)
+    (end,) = await bench.done()
+    assert isinstance(end, CallFailed) and end.attempt == 6
+    assert end.retry_after_ms == 10_000
 
 
 @pytest.mark.parametrize("script", [[], [say("")], [say("thinking", Kind.REASONING)]])
