@@ -59,3 +59,20 @@ def cut(data: bytes, cuts: Sequence[int]) -> Iterator[bytes]:
     places = [0, *sorted(min(place, len(data)) for place in cuts), len(data)]
     for begin, end in itertools.pairwise(places):
         yield data[begin:end]
+
+
+def ogg_packets(file: bytes) -> list[bytes]:
+    """The packets of an Ogg stream, headers and all, by RFC 3533 alone."""
+    packets, begun, at = [], b"", 0
+    while at < len(file):
+        assert file[at : at + 4] == b"OggS"
+        lacing = file[at + 27 : at + 27 + file[at + 26]]
+        at += 27 + len(lacing)
+        for size in lacing:
+            begun += file[at : at + size]
+            at += size
+            if size < 255:
+                packets.append(begun)
+                begun = b""
+    assert not begun
+    return packets

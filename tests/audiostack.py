@@ -19,19 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import soundfile
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
 from compose.settings import Settings
 from compose.worker import bucket
+from tests.audio import ogg_packets
 from tests.chaos.workers import ROOT, Worker
 from tests.streamrun import StreamRun, emptied, end
 from tests.warehouse import new_database
 from topics import audio, specs
 from topics.audio import Format, Open, Store, Tier
 from topics.audio_events import (
+    AUDIO_PREFIX,
     AudioEvent,
     Manifest,
     decode_event,
@@ -77,6 +79,23 @@ class Session:
     def pcm(self) -> bytes:
         return b"".join(self.chunks[seq] for seq in sorted(self.chunks))
 
+    @property
+    def spans(self) -> list[list[int]]:
+        """First and last of each run of seqs."""
+        runs: list[list[int]] = []
+        for seq in sorted(self.chunks):
+            if not runs or runs[-1][1] != seq - 1:
+                runs.append([seq, seq])
+            runs[-1][1] = seq
+        return runs
+
+    @property
+    def gaps(self) -> list[list[int]]:
+        """First and last of each run of seqs that is missing before one."""
+        ends = [-1, *(last for _, last in self.spans)]
+        between = zip(ends, self.spans, strict=False)
+        return [[end + 1, first - 1] for end, (first, _) in between if first > end + 1]
+
 
 class Talker:
     """A plain producer of audio records."""
@@ -84,12 +103,17 @@ class Talker:
     def __init__(self, bootstrap: str) -> None:
         how = {"partitioner": "murmur2_random", "linger.ms": 2, "message.max.bytes": 20_000_000}
         self._producer = Producer({"bootstrap.servers": bootstrap, **how})
+        self._refused = 0
 
     def say(self, record: Any, *headers: tuple[str, bytes]) -> None:
         """Send one record."""
         encoded = audio.encode(record)
-        self._producer.produce(specs.AUDIO_CHUNKS, encoded.value, encoded.key, headers=[*encoded.headers, *headers])
+        said = {"headers": [*encoded.headers, *headers], "on_delivery": self._delivered}
+        self._producer.produce(specs.AUDIO_CHUNKS, encoded.value, encoded.key, **said)
         self._producer.poll(0)
+
+    def _delivered(self, error: KafkaError | None, message: object) -> None:
+        self._refused += error is not None
 
     def raw(self, key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> None:
         """Send anything."""
@@ -105,7 +129,7 @@ class Talker:
 
     def flush(self) -> None:
         """Wait until Kafka has all."""
-        assert self._producer.flush(20) == 0
+        assert self._producer.flush(20) == 0 and not self._refused
 
 
 def noise(seed: int, seq: int, opened: Open) -> bytes:
@@ -157,6 +181,18 @@ class Run(StreamRun):
 
         return asyncio.run(read())
 
+    def uploads(self) -> list[str]:
+        """The keys of all uploads that were begun and not ended."""
+
+        async def read() -> list[str]:
+            store = bucket(self.direct)
+            try:
+                return [upload.key async for upload in store.list_uploads(AUDIO_PREFIX)]
+            finally:
+                await store.close()
+
+        return asyncio.run(read())
+
     def events(self) -> list[AudioEvent]:
         """All events so far."""
         return [decode_event(value) for _, value, _ in self.read(specs.AUDIO_SEGMENTS)]  # type: ignore[misc]
@@ -195,13 +231,25 @@ class Run(StreamRun):
         recording = found[manifest.recording]
         assert hashlib.sha256(recording).hexdigest() == manifest.sha256
         assert len(recording) == manifest.size_bytes
-        pcm, rate = soundfile.read(io.BytesIO(recording), dtype="int16")
-        assert rate == session.opened.rate
-        assert pcm.tobytes() == session.pcm
+        assert _heard(session.opened, recording) == session.pcm
         assert manifest.md5 == hashlib.md5(session.pcm).hexdigest()
-        assert [list(gap) for gap in manifest.gaps] == gaps
+        assert [list(span) for span in manifest.seqs] == session.spans
+        assert [list(gap) for gap in manifest.gaps] == gaps == session.gaps
+        assert manifest.failed == ()
         assert set(found) == {manifest_key(session.id), manifest.recording}, "no segment is left beside the recording"
         return manifest
+
+
+def _heard(opened: Open, recording: bytes) -> bytes:
+    """What a recording holds: its PCM, its Opus packets, or a FLAC stream as it came."""
+    if opened.format is Format.OPUS:
+        return b"".join(ogg_packets(recording)[2:])
+    if opened.format is Format.FLAC:
+        return recording
+    pcm, rate = soundfile.read(io.BytesIO(recording), dtype="int16")
+    assert rate == opened.rate
+    found: bytes = pcm.tobytes()
+    return found
 
 
 class Gateway:
