@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -23,13 +23,15 @@ def total(metrics: str, name: str) -> float:
     )
 
 
-def buckets(metrics: str, name: str) -> dict[float, float]:
-    """A histogram's buckets, added up over all its labels; empty if there is none."""
+def buckets(
+    metrics: str, name: str, of: Callable[[Mapping[str, str]], bool] = lambda labels: True
+) -> dict[float, float]:
+    """A histogram's buckets, added up over all its labels, or those that are chosen; empty if there is none."""
     found: dict[float, float] = {}
     for family in text_string_to_metric_families(metrics):
         if family.name == name:
             for sample in family.samples:
-                if sample.name == name + "_bucket":
+                if sample.name == name + "_bucket" and of(sample.labels):
                     bound = float(sample.labels["le"])
                     found[bound] = found.get(bound, 0.0) + sample.value
     return found

@@ -178,6 +178,8 @@ class Settings:
                 f"{PREFIX}TRAFFIC_LATENESS_H={self.traffic_lateness_h}: an id would be forgotten while an event bearing "
                 "it is still accepted, and counted twice. Raise the first or lower the second."
             )
+        if self.audio_memory_mb < 0:
+            raise SettingError(f"{PREFIX}AUDIO_MEMORY_MB={self.audio_memory_mb} is below 0")
         if not 5 <= self.audio_part_mb <= 5_000:
             raise SettingError(f"{PREFIX}AUDIO_PART_MB={self.audio_part_mb} is not within 5 to 5000")
         if self.audio_link_h > 168:

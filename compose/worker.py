@@ -22,7 +22,7 @@ from compose.settings import SettingError, Settings
 from sinks.backoff import Backoff
 from sinks.clickhouse.connection import Server
 from sinks.clickhouse.sink import ClickHouseSink
-from sinks.errors import SinkRefused
+from sinks.errors import SinkMismatch, SinkRefused
 from sinks.objects import Bucket, BucketAddress
 from sinks.presign import Presigner, PublicDomain
 from streams.audio.agent import AudioOptions, audio_stream
@@ -93,6 +93,7 @@ def audio(settings: Settings, objects: Bucket) -> StreamSpec:
                 recordings=settings.audio_recordings,
                 backoff_s=Backoff(0.5, 60.0).delay_s,
                 refusals=(SinkRefused,),
+                mismatches=(SinkMismatch,),
             ),
             client_settings=kafka_access(settings).aiokafka(),
         )

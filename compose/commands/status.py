@@ -16,7 +16,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from compose.figures import bucket_quantile, buckets, total
+from compose.audio_status import gateway_figures, gateway_line, worker_figures, worker_lines
 from compose.kafka import kafka_access
 from compose.logs import set_up_logs
 from compose.settings import Settings, load
@@ -24,7 +24,6 @@ from compose.worker import clickhouse
 from sinks.clickhouse.queries import progress
 from sinks.errors import SinkRefused, SinkUnavailable
 from streams.runtime.owners import Owner, current_owners
-from streams.web.metrics import DURABLE_LIMIT_S
 
 ASK_S = 2.0
 UNHEALTHY = 1
@@ -52,6 +51,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="as one JSON obj
 async def _gather(settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {"workers": [], "gateway": None, "progress": [], "problems": []}
     await asyncio.gather(_workers(settings, found), _gateway(settings, found), _progress(settings, found))
+    found["audio"] = worker_figures(found["workers"])
     return found
 
 
@@ -70,16 +70,7 @@ async def _gateway(settings: Settings, found: dict[str, Any]) -> None:
             metrics = await answer.text()
     except (ClientError, TimeoutError):
         return
-    durable = buckets(metrics, "sluiceway_gateway_audio_durable_seconds")
-    found["gateway"] = {
-        "url": url,
-        "audio_connections": int(total(metrics, "sluiceway_gateway_audio_sockets")),
-        "audio_connections_limit": int(total(metrics, "sluiceway_gateway_audio_sockets_limit")),
-        "audio_chunks": int(total(metrics, "sluiceway_gateway_audio_frames_total")),
-        "durable_p50_s": bucket_quantile(durable, 0.50),
-        "durable_p99_s": bucket_quantile(durable, 0.99),
-        "durable_limit_s": DURABLE_LIMIT_S,
-    }
+    found["gateway"] = {"url": url, **gateway_figures(metrics)}
 
 
 async def _workers(settings: Settings, found: dict[str, Any]) -> None:
@@ -122,18 +113,6 @@ async def _progress(settings: Settings, found: dict[str, Any]) -> None:
         await sink.close()
 
 
-def _audio_of(gateway: dict[str, Any]) -> str:
-    taken = f"{gateway['audio_connections']:,} of {gateway['audio_connections_limit']:,} audio connections"
-    if gateway["durable_p99_s"] is None:
-        return f"gateway: {taken}"
-    p50_ms, p99_ms, limit_ms = (gateway[f"durable_{name}_s"] * 1000 for name in ("p50", "p99", "limit"))
-    verdict = "within" if p99_ms < limit_ms else "[bold]above[/bold]"
-    return (
-        f"gateway: {taken}; from a chunk to Kafka {p50_ms:.0f} ms (p50), {p99_ms:.0f} ms (p99, {verdict} the limit of "
-        f"{limit_ms:.0f} ms) since it started"
-    )
-
-
 def tasks_of(parts: Sequence[dict[str, Any]]) -> str:
     """What has become of AI tasks, in one line; `parts` are all partitions, as their owners' status has them."""
     sums = Counter[str]()
@@ -169,8 +148,9 @@ def _print(found: dict[str, Any]) -> None:
         console.print(f"{stream}: {what} {known}")
     if tasks := [part for worker, part in parts if worker["stream"] == "ai"]:
         console.print(tasks_of(tasks))
-    if gateway := found["gateway"]:
-        console.print(_audio_of(gateway))
+    audio, gateway = found["audio"], found["gateway"]
+    for line in [*(worker_lines(audio) if audio else ()), *([gateway_line(gateway)] if gateway else ())]:
+        console.print(line, soft_wrap=True)
     for worker in found["workers"]:
         if not worker["sink_available"]:
             console.print(f"worker {worker['pid']} waits for ClickHouse or the object store", style="bold")

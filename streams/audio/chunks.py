@@ -101,6 +101,7 @@ def _repeat(state: AudioState, session: Session, record: Record) -> None:
 
 def _accept(state: AudioState, session: Session, record: Record, chunk: audio.Chunk) -> None:
     seqs.add(session.ranges, chunk.seq)
+    session.taken += 1
     size = len(chunk.data)
     played_us = audio.duration_us(session.opened, chunk.data)
     if played_us is None:

@@ -8,16 +8,14 @@ from typing import Any
 
 from streams.audio import core, restoring, seqs
 from streams.audio.clock import idle_wanted
+from streams.audio.figures import of_memory, of_sessions, of_totals
 from streams.audio.held import Budget, Shelf
-from streams.audio.rows import Rows, missing, status_name
+from streams.audio.rows import Rows, status_name
 from streams.audio.rules import AudioRules
-from streams.audio.session import Session, Status
+from streams.audio.session import Session
 from streams.audio.state import AudioState
 from streams.runtime.fold import Materialisation, Position
 from topics.records import Batch, Emit, Flush
-
-#: Totals that are no counts of records: bytes in the object store, ended sessions and how long they were together.
-_SUMS = {"segment_bytes", "recording_bytes", "sessions_ended", "session_ms"}
 
 
 class AudioFold:
@@ -93,23 +91,11 @@ class AudioFold:
 
     def figures(self) -> Mapping[str, float]:
         """See `Fold`. Outcomes and clock are of what is committed."""
-        found = list(self.state.sessions.values())
-        opened = [session for session in found if session.status is Status.OPEN]
         return {
-            **{name if name in _SUMS else f"outcome_{name}": float(sum_) for name, sum_ in self._totals.items()},
             "append_ms": float(self._clock_ms),
-            "sessions_open": float(len(opened)),
-            "sessions_closing": float(sum(session.status is Status.CLOSING for session in found)),
-            "sessions_remembered": float(len(found)),
-            "sessions_deferred": float(sum(session.deferred for session in found if session.live)),
-            "segments_unstored": float(sum(len(session.intents) for session in found)),
-            "gaps": float(sum(missing(session) for session in opened)),
-            "held_bytes": float(self.shelf.held),
-            "reserved_bytes": float(self.shelf.reserved),
-            "worker_held_bytes": float(self._budget.held),
-            "worker_reserved_bytes": float(self._budget.reserved),
-            "worker_budget_bytes": float(self._budget.capacity),
-            "worker_dropped_segments": float(self._budget.dropped),
+            **of_totals(self._totals),
+            **of_sessions(self.state.sessions.values()),
+            **of_memory(self.shelf, self._budget),
         }
 
     def session(self, session_id: str) -> Session | None:

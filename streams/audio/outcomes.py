@@ -1,4 +1,5 @@
-"""What came of an effect, as a record of the partition that asked for it: JSON under a header `type` of its own.
+"""What came of an effect, as a record of the partition that asked for it: JSON under a header `type` of its own. `damaged`:
+an attempt found other bytes in the store than were written.
 
 They are written inside the owner's transaction, so that an owner that was fenced reports nothing. `retry` comes from
 outside: a dead letter of a failed segment, sent back as it is, asks for the segment again.
@@ -18,7 +19,7 @@ from topics.records import Emit
 _Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
-class Stored(msgspec.Struct, frozen=True):
+class Stored(msgspec.Struct, frozen=True, omit_defaults=True):
     """A segment rests in the object store. `md5` is of the object, in hex."""
 
     first_seq: _Count
@@ -26,30 +27,34 @@ class Stored(msgspec.Struct, frozen=True):
     size: _Count
     md5: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
     attempts: _Count
+    damaged: bool = False
 
 
-class Failed(msgspec.Struct, frozen=True):
+class Failed(msgspec.Struct, frozen=True, omit_defaults=True):
     """A segment could not be stored, and nobody tries any more."""
 
     first_seq: _Count
     last_seq: _Count
     attempts: _Count
     error: str
+    damaged: bool = False
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class Recorded(msgspec.Struct, frozen=True, omit_defaults=True):
     """The recording and its manifest rest in the object store, verified."""
 
     key: str
     size: _Count
     md5: str
     duration_ms: _Count
+    damaged: bool = False
 
 
-class Unrecorded(msgspec.Struct, frozen=True):
+class Unrecorded(msgspec.Struct, frozen=True, omit_defaults=True):
     """The recording cannot be made of what is there."""
 
     error: str
+    damaged: bool = False
 
 
 class Removed(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 import structlog
 
 from streams.audio import outcomes, seqs
@@ -78,8 +79,8 @@ class AudioStore(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class OutsideLimits:
     """An attempt lasts `attempt_s` at most, within which the store's own client tries again. `backoff_s` gives the pause
-    after a failed attempt, from 0; `refusals` are the errors that no attempt cures. Of the worker's memory each recording
-    under way takes about four parts, whatever its length."""
+    after a failed attempt, from 0; `refusals` are the errors that no attempt cures, `mismatches` those by which the store says
+    that it holds other bytes. Of the worker's memory each recording under way takes about four parts, whatever its length."""
 
     attempts: int = 20
     attempt_s: float = 30.0
@@ -88,6 +89,7 @@ class OutsideLimits:
     recordings: int = 4
     backoff_s: Callable[[int], float] = lambda failures: min(60.0, 0.5 * 2.0**failures)
     refusals: tuple[type[Exception], ...] = ()
+    mismatches: tuple[type[Exception], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,17 @@ class World:
         object.__setattr__(self, "recordings", asyncio.Semaphore(self.limits.recordings))
 
 
+@dataclass
+class _Tries:
+    """How often something was tried, and whether an attempt found other bytes in the store than were written."""
+
+    made: int
+    damaged: bool = False
+
+
 class _GaveUp(Exception):
-    def __init__(self, attempts: int, cause: Exception) -> None:
-        super().__init__(str(cause) or type(cause).__name__)
-        self.attempts = attempts
+    def __init__(self, cause: Exception) -> None:
+        super().__init__((str(cause) or type(cause).__name__)[:1_000])
 
 
 class AudioOutside:
@@ -192,12 +201,12 @@ class AudioOutside:
                 self._seat.reach("put.after")
                 return len(data), md5
 
-        first, last = effect.first_seq, effect.last_seq
+        first, last, tries = effect.first_seq, effect.last_seq, _Tries(effect.attempts)
         try:
-            put, attempts = await self._persist(key, attempt, effect.attempts)
+            put = await self._persist(key, attempt, tries)
         except _GaveUp as error:
-            return outcomes.Failed(first, last, error.attempts, str(error)[:1_000])
-        return None if put is None else outcomes.Stored(first, last, *put, attempts)
+            return outcomes.Failed(first, last, tries.made, str(error), tries.damaged)
+        return None if put is None else outcomes.Stored(first, last, *put, tries.made, tries.damaged)
 
     async def _segment(self, effect: PutSegment) -> bytes:
         """A segment's object, of memory or of the log."""
@@ -211,17 +220,19 @@ class AudioOutside:
         finally:
             self._shelf.busy(session_id, effect.first_seq, False)
 
-    async def _persist(self, what: str, attempt: Callable[[], Awaitable[T]], made: int) -> tuple[T, int]:
-        """The result of `attempt` and the number of attempts. Raises _GaveUp when no further one makes sense."""
+    async def _persist(self, what: str, attempt: Callable[[], Awaitable[T]], tries: _Tries) -> T:
+        """The result of `attempt`, the tries noted. Raises _GaveUp when no further one makes sense."""
         limits = self._world.limits
         failures = 0
         while True:
+            tries.made += 1
             try:
-                return await attempt(), made + failures + 1
+                return await attempt()
             except Exception as error:
                 failures += 1
+                tries.damaged |= isinstance(error, (Damaged, *limits.mismatches))
                 if failures >= limits.attempts or isinstance(error, (LogGone, *limits.refusals)):
-                    raise _GaveUp(made + failures, error) from error
+                    raise _GaveUp(error) from error
                 log.info("tried in vain", what=what, attempt=failures, error=repr(error)[:300])
                 await asyncio.sleep(limits.backoff_s(failures - 1))
 
@@ -229,11 +240,12 @@ class AudioOutside:
 
     async def _assemble(self, effect: Assemble) -> outcomes.Outcome:
         key = recording_key(effect.opened.session_id, recording_extension(effect.opened))
+        tries = _Tries(0)
         try:
-            recorded, _ = await self._persist(key, lambda: self._record(effect, key), 0)
+            recorded = await self._persist(key, lambda: self._record(effect, key), tries)
         except _GaveUp as error:
-            return outcomes.Unrecorded(str(error)[:1_000])
-        return recorded
+            return outcomes.Unrecorded(str(error), tries.damaged)
+        return msgspec.structs.replace(recorded, damaged=tries.damaged)
 
     async def _record(self, effect: Assemble, key: str) -> outcomes.Recorded:
         async with self._world.recordings:
@@ -296,7 +308,7 @@ class AudioOutside:
                 await self._world.store.delete_many(keys)
 
         try:
-            await self._persist(prefix, attempt, 0)
+            await self._persist(prefix, attempt, _Tries(0))
         except _GaveUp as error:
             log.warning("segments stay beside their recording", prefix=prefix, error=str(error))
         return outcomes.Removed()

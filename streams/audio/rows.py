@@ -94,7 +94,7 @@ def session_row(session: Session, partition: int) -> Row:
         "updated_ms": session.closed_ms if ended else session.last_ms,
         "closed_ms": session.closed_ms if ended else None,
         "last_seq": session.ranges[-1][1] if session.ranges else None,
-        "seqs": seqs.count(session.ranges),
+        "seqs": session.taken,
         "gaps": missing(session),
         "duplicates": session.duplicates,
         "bytes": session.size,

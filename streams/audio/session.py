@@ -102,6 +102,7 @@ class Session:
     applied: int = 0
     version: int = 0
     ranges: seqs.Ranges = field(default_factory=list)
+    taken: int = 0  # seqs in `ranges`
     pending: Pending = field(default_factory=Pending)
     segments: dict[int, Segment] = field(default_factory=dict)  # by first seq
     duplicates: int = 0
@@ -188,6 +189,7 @@ def load(saved: Saved) -> Session:
         applied=saved.applied,
         version=saved.version,
         ranges=saved.ranges,
+        taken=seqs.count(saved.ranges),
         pending=Pending(saved.pending),
         segments={segment.first_seq: segment for segment in saved.segments},
         duplicates=saved.duplicates,

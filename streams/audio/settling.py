@@ -52,9 +52,11 @@ def _fold_outcome(state: AudioState, session: Session, record: Record, outcome: 
             _remove(state, session)
             state.totals["recorded"] += 1
             state.totals["recording_bytes"] += outcome.size
+            state.totals["damaged"] += outcome.damaged
         case outcomes.Unrecorded() if session.status is Status.CLOSING:
             session.error = outcome.error
             state.totals["unrecorded"] += 1
+            state.totals["damaged"] += outcome.damaged
             bury_session(state, session, "unrecorded", outcome.error)
             close_session(state, session)
         case outcomes.Removed() if session.removing:
@@ -91,6 +93,7 @@ def _stored(state: AudioState, session: Session, outcome: outcomes.Stored) -> bo
     )
     state.totals["stored"] += 1
     state.totals["segment_bytes"] += outcome.size
+    state.totals["damaged"] += outcome.damaged
     settle(state, session)
     return True
 
@@ -115,6 +118,7 @@ def fail(state: AudioState, session: Session, outcome: outcomes.Failed) -> bool:
     announce(state, event)
     bury_segment(state, session, segment, encode_event(event))
     state.totals["failed"] += 1
+    state.totals["damaged"] += outcome.damaged
     settle(state, session)
     return True
 

@@ -6,6 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 #: A chunk's way until Kafka has it, 99 of 100 of them.
 DURABLE_LIMIT_S = 0.1
+#: What the gateway says about a session when it is asked, 99 of 100 answers.
+RESPONSE_LIMIT_S = 0.1
 
 
 class GatewayMetrics:
@@ -53,6 +55,12 @@ class AudioMetrics:
             registry=registry,
         )
         durable_limit.set(DURABLE_LIMIT_S)
+        response_limit = Gauge(
+            "sluiceway_gateway_audio_response_limit_seconds",
+            "What 99 of 100 answers to requests below /api/audio are to stay under",
+            registry=registry,
+        )
+        response_limit.set(RESPONSE_LIMIT_S)
         self.refused = Counter(
             "sluiceway_gateway_audio_refused", "Sessions that their worker has not admitted", registry=registry
         )

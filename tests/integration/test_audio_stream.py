@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
+import json
+import os
 import random
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
+import aiohttp
 import pytest
 import soundfile
 from confluent_kafka import KafkaError
 
+from compose.figures import total
 from compose.local.stack import LocalStack
-from tests.audiostack import Run, audio_run, new_session, noise
+from tests.audiostack import PARTITIONS, Gateway, Run, Session, audio_run, new_session, noise
 from topics import specs
 from topics.audio import MAX_CHUNK_BYTES, Chunk, Close, Store
-from topics.audio_events import SegmentStored, SessionClosed, session_prefix
+from topics.audio_events import SegmentStored, SessionClosed, SessionRefused, session_prefix
+from topics.audio_socket import OpenMessage, encode_message
 
 pytestmark = pytest.mark.stack
 
@@ -96,21 +106,48 @@ def test_sessions_are_recorded_bit_for_bit_through_a_kill(new_run: Callable[...,
     )
 
 
+async def turned_away(gateway: Gateway, session: Session) -> tuple[str, int | None]:
+    """The code of the error that an opened connection ends with, and its close code."""
+    opened = session.opened
+    said = OpenMessage(opened.format, opened.rate, opened.channels)
+    url = f"{gateway.url}/ws/audio/{session.id}"
+    async with aiohttp.ClientSession() as client, client.ws_connect(url) as ws, asyncio.timeout(30):
+        await ws.send_str(encode_message(said))
+        heard = [json.loads(frame.data) async for frame in ws]
+        return heard[-1]["code"], ws.close_code
+
+
 def test_what_does_not_fit_the_memory_is_refused_or_read_from_the_log(new_run: Callable[..., Run]) -> None:
     # A window of 6 s is 192 kB: five fit a megabyte.
     run = new_run(audio_memory_mb=1)
+    gateway = Gateway(run, "gateway").start()
     sessions = [new_session(i) for i in range(9)]
     for session in sessions[:8]:
         run.talker.say(session.opened)
         run.talker.flush()
     run.until(lambda: all(run.state(s).get("status") == "open" for s in sessions[:8]), "eight sessions are open")
-    run.talker.say(sessions[8].opened, ("refuse", b"1"))
+    try:
+        assert asyncio.run(turned_away(gateway, sessions[8])) == ("refused", 1013)
+        with urlopen(f"{gateway.url}/metrics", timeout=5) as page:
+            assert total(page.read().decode(), "sluiceway_gateway_audio_refused_total") == 1
+        command = [sys.executable, "-m", "compose.cli", "status", "--json"]
+        environ = {**os.environ, **gateway.process.settings.environ()}
+        told = json.loads(subprocess.run(command, env=environ, capture_output=True, timeout=60).stdout)["audio"]
+    finally:
+        gateway.stop()
+    refused = [event.session_id for event in run.events() if isinstance(event, SessionRefused)]
+    assert refused == [sessions[8].id]
+    assert (told["sessions_live"], told["sessions_refused"], told["sessions_deferred"]) == (8, 1, 3)
+    (memory,) = told["memory"]
+    assert (memory["promised_bytes"], memory["high"]) == (5 * 192_000, True)
+    high = r'sluiceway_state\{name="worker_memory_high",.*\} 1.0'
+    run.until(lambda: len(re.findall(high, run.ask("/metrics")[1].decode())) == PARTITIONS, "metrics warn of memory")
     for seq in range(60):
         for i, session in enumerate(sessions[:8]):
             session.chunks[seq] = noise(i, seq, session.opened)
             run.talker.say(Chunk(session.id, seq, 0, None, session.chunks[seq]))
     run.talker.flush()
-    run.until(lambda: run.state(sessions[8]).get("status") == "refused", "the ninth is refused")
+    assert run.state(sessions[8])["status"] == "refused"
     assert sum(run.state(s)["deferred"] for s in sessions[:8]) == 3
     for session in sessions[:8]:
         run.talker.say(Close(session.id))

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 from streams.audio import seqs
 from streams.audio.held import Budget, Shelf
 from streams.audio.rules import AudioRules
-from tests.audiofold import opened
+from streams.audio.session import Status
+from tests.audiofold import World, chunk, opened
 from topics.audio import Format, Tier
 
 
-def test_19_sessions_of_two_minutes_fit_the_seeds_78_megabytes() -> None:
-    rules = AudioRules(partition=0, partitions=1)
-    shelf = Shelf(Budget(78_000_000))
-    size = rules.window_bytes(opened(rate=16_000))
-    assert size == 3_840_000
-    admitted = [shelf.admit(f"s{n}", size) for n in range(25)]
-    assert admitted.count(True) == 20
+def test_20_sessions_of_two_minutes_are_held_at_once_in_the_seeds_78_megabytes() -> None:
+    world = World(capacity=78_000_000)
+    names = [f"s{n}" for n in range(20)]
+    for name in [*names, "s20"]:
+        world.say(opened(name, rate=16_000), ("refuse", b"1"))
+    # Three minutes of chunks of 128 ms, so that windows move on while segments are cut and stored.
+    sound = bytes(4_096)
+    for seq in range(1_406):
+        for name in names:
+            world.say(chunk(name, seq, data=sound), after_ms=128 * (name == "s0"))
+        if seq % 100 == 0:
+            world.settle()
+    world.settle()
+    statuses = Counter(session.status for session in world.fold.state.sessions.values())
+    assert statuses == {Status.OPEN: 20, Status.REFUSED: 1}
+    window = 120_000 * 32
+    for name in names:
+        assert window - 4_096 < world.fold.shelf.held_by(name) <= window
+    assert (world.budget.dropped, world.side_reads) == (0, 0), "no byte was let go of and read again"
+    assert world.budget.reserved == 20 * window <= 78_000_000
 
 
 def test_a_window_is_as_long_as_its_tier_and_format_say() -> None:

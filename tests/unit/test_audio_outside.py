@@ -35,6 +35,10 @@ class Away(Exception):
     """The store does not answer."""
 
 
+class Spoiled(Exception):
+    """The store holds other bytes."""
+
+
 class Refused(Exception):
     """The store will never take it."""
 
@@ -131,7 +135,14 @@ class Desk:
         self.unwanted: list[Effect] = []
         self.shelf = Shelf(Budget(1 << 30))
         how = OutsideLimits(
-            **{"part_bytes": PART, "backoff_s": lambda failures: 0.0, "refusals": (Refused,), "attempts": 4, **limits}
+            **{
+                "part_bytes": PART,
+                "backoff_s": lambda failures: 0.0,
+                "refusals": (Refused,),
+                "mismatches": (Spoiled,),
+                "attempts": 4,
+                **limits,
+            }
         )
         seat = Seat(3, 1, self.reports.extend, self.failed.append)
         wanted = lambda effect: effect not in self.unwanted  # noqa: E731
@@ -199,6 +210,17 @@ async def test_a_segment_is_tried_again_until_the_limit() -> None:
     desk.store.errors = [Away(str(n)) for n in range(4)]
     ((kind, body),) = await desk.do(put(opened(), 0, 4))
     assert (kind, body) == ("failed", {"first_seq": 0, "last_seq": 4, "attempts": 4, "error": "3"})
+
+
+async def test_an_attempt_that_finds_other_bytes_is_made_again_and_told() -> None:
+    desk = Desk(Log(CHUNKS))
+    desk.store.errors = [Away("1"), Spoiled("2"), Away("3")]
+    ((kind, body),) = await desk.do(put(opened(), 0, 4))
+    assert (kind, body["attempts"], body["damaged"]) == ("stored", 4, True)
+    desk = Desk(Log(CHUNKS))
+    desk.store.errors = [Spoiled(str(n)) for n in range(4)]
+    ((kind, body),) = await desk.do(put(opened(), 0, 4))
+    assert (kind, body["damaged"]) == ("failed", True)
 
 
 @pytest.mark.parametrize("log", [None, CHUNKS], ids=["log gone", "refused"])
@@ -347,10 +369,12 @@ async def test_a_flac_stream_is_kept_as_it_came() -> None:
 
 
 async def test_a_segment_that_is_gone_or_changed_makes_no_recording() -> None:
-    for spoil in (lambda store: store.pop(KEY), lambda store: store.update({KEY: store[KEY][:-2] + b"!!"})):
+    gone = lambda store: store.pop(KEY)  # noqa: E731
+    changed = lambda store: store.update({KEY: store[KEY][:-2] + b"!!"})  # noqa: E731
+    for spoil, damaged in ((gone, False), (changed, True)):
         desk = Desk()
         effect = assembly(desk, opened(), {(0, 4): CHUNKS})
         spoil(desk.store.objects)
         ((kind, body),) = await desk.do(effect)
-        assert kind == "unrecorded" and KEY in body["error"]
+        assert kind == "unrecorded" and KEY in body["error"] and body.get("damaged", False) == damaged
         assert "audio/s/manifest.json" not in desk.store.objects

@@ -279,6 +279,8 @@ async def test_a_refused_session_is_told(table: Table, how: str) -> None:
             await client.hears(ResumeMessage(0))
             table.tell(refused)
         assert await client.ends(ErrorCode.REFUSED, 1013) == "full"
+    (refusals,) = table.metrics.refused.collect()
+    assert refusals.samples[0].value == 1
 
 
 async def test_a_refusal_from_before_is_not_about_this_connection(table: Table) -> None:
