@@ -65,6 +65,7 @@ def audio(settings: Settings, objects: Bucket) -> StreamSpec:
     """The audio stream as the settings have it."""
     rules = {
         "upload_after_ms": _ms(settings.audio_upload_after_s),
+        "spread_ms": _ms(settings.audio_upload_after_s) // 2,
         "silence_ms": _ms(settings.audio_silence_s),
         "session_idle_ms": _ms(settings.audio_session_idle_s),
         "reorder_ms": _ms(settings.audio_reorder_s),

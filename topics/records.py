@@ -44,6 +44,8 @@ class Batch:
     `begin` is the position the fetch was asked from and `end` the position after it; both count control records and
     aborted transactions that no reader sees, so `begin` of a batch equals `end` of the one before exactly when nothing
     was dropped between them. `columns` is int64[8, n] as `native.split_records` makes it, places counted in `data`.
+    `fetched_s` is when the fetch was taken up, in seconds of the monotonic clock; no fold may look at it. 0 for a batch that
+    was not fetched.
     """
 
     topic: str
@@ -53,6 +55,7 @@ class Batch:
     data: npt.NDArray[np.uint8]
     columns: npt.NDArray[np.int64]
     unreadable: tuple[Unreadable, ...] = ()
+    fetched_s: float = field(default=0.0, compare=False)
 
     @classmethod
     def of(cls, topic: str, partition: int, begin: int, end: int, records: Sequence[Record]) -> Batch:
@@ -121,6 +124,7 @@ class Batch:
             self.data,
             self.columns[:, cut:],
             tuple(u for u in self.unreadable if u.first_offset >= offset),
+            self.fetched_s,
         )
 
     def _bytes(self, column: int, row: int) -> bytes | None:

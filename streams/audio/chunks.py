@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streams.audio import seqs
 from streams.audio.cuts import cut
-from streams.audio.deadlines import schedule
+from streams.audio.deadlines import schedule, upload_after_ms
 from streams.audio.ending import end_session
 from streams.audio.letters import bury, tell
 from streams.audio.pending import Piece
@@ -115,11 +115,8 @@ def _accept(state: AudioState, session: Session, record: Record, chunk: audio.Ch
     session.last_ms = max(session.last_ms, record.append_ms)
     _touch(state, session, record)
     count(state, record, "accepted")
-    rules = state.rules
-    if (
-        session.pending.duration_us >= (rules.upload_after_ms + rules.reorder_ms) * 1000
-        and record.offset >= state.position
-    ):
+    enough_us = (upload_after_ms(state, session) + state.rules.reorder_ms) * 1000
+    if session.pending.duration_us >= enough_us and record.offset >= state.position:
         cut(state, session, everything=False)
 
 

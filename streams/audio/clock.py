@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 
 from streams.audio.cuts import cut
-from streams.audio.deadlines import next_due_ms, schedule
+from streams.audio.deadlines import next_due_ms, schedule, upload_after_ms
 from streams.audio.ending import end_session, forget, start_removal
 from streams.audio.session import Kept, Session, Status
 from streams.audio.state import AudioState, mark
@@ -46,7 +46,7 @@ def _do_what_is_due(state: AudioState, session: Session) -> None:
         end_session(state, session, ClosedBy.SILENCE)
     elif session.pending and clock_ms >= session.last_ms + rules.silence_ms:
         cut(state, session, everything=True)
-    elif session.pending and clock_ms >= session.pending.oldest_ms + rules.upload_after_ms:
+    elif session.pending and clock_ms >= session.pending.oldest_ms + upload_after_ms(state, session):
         cut(state, session, everything=False)
     else:
         # Nothing but repeats for a while: a snapshot lets the log go.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streams.audio.deadlines import schedule
+from streams.audio.deadlines import schedule, upload_after_ms
 from streams.audio.effects import PutSegment
 from streams.audio.session import Kept, Segment, Session, Status
 from streams.audio.state import AudioState, mark
@@ -15,7 +15,7 @@ def cut(state: AudioState, session: Session, everything: bool) -> None:
     """
     rules = state.rules
     late_us = None if everything else rules.reorder_ms * 1000
-    for run in session.pending.cut(late_us, state.clock_ms - rules.upload_after_ms):
+    for run in session.pending.cut(late_us, state.clock_ms - upload_after_ms(state, session)):
         segment = Segment(*run)
         session.segments[segment.first_seq] = segment
         session.intents[segment.first_seq] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 
 from topics.audio import MAX_CHUNK_BYTES, Format, Open, Tier
@@ -17,12 +18,14 @@ class AudioRules:
 
     `upload_after_ms` is both the audio of one segment and the longest that a chunk waits to be in one. `silence_ms` without
     a chunk cuts what is there, `session_idle_ms` ends the session. The newest `reorder_ms` of audio stay out of a cut, so
-    that a chunk that comes late still finds its place. An ended session is remembered for `remember_ms`.
+    that a chunk that comes late still finds its place. An ended session is remembered for `remember_ms`. Within `spread_ms`
+    the first segments of sessions that began together end, so that they are not all cut at one time ever after.
     """
 
     partition: int
     partitions: int
     upload_after_ms: int = 60_000
+    spread_ms: int = 0
     silence_ms: int = 30_000
     session_idle_ms: int = 600_000
     reorder_ms: int = 2_000
@@ -33,6 +36,10 @@ class AudioRules:
     chunk_bytes_max: int = MAX_CHUNK_BYTES
     source: str = AUDIO_CHUNKS
     events: str = AUDIO_SEGMENTS
+
+    def first_upload_after_ms(self, session_id: str) -> int:
+        """`upload_after_ms` of a session's first segment: less by up to `spread_ms`, by how much is the session's own."""
+        return self.upload_after_ms - (self.spread_ms * zlib.crc32(session_id.encode()) >> 32)
 
     def window_bytes(self, opened: Open) -> int:
         """Memory that a session is admitted with: its tier's window at the format's byte rate."""

@@ -7,6 +7,7 @@ batch that makes no sense from some record on, what comes before it is kept.
 from __future__ import annotations
 
 import struct
+import time
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,7 @@ def decode_fetch(topic: str, partition: int, fetched: PartitionRecords) -> Batch
     """
     # An iterator that nobody runs, it refers back to what it iterates: the bytes of the fetch would wait for a collection.
     fetched._records_iterator = None
+    fetched_s = time.monotonic()
     begin = fetched.next_fetch_offset
     columns = _Columns()
     log: FetchedRecords = fetched._records
@@ -87,7 +89,7 @@ def decode_fetch(topic: str, partition: int, fetched: PartitionRecords) -> Batch
         if not (_aborted(fetched, raw) or raw.is_control_batch):
             columns.extend(raw, log.batch_bytes, fetched.next_fetch_offset)
         fetched.next_fetch_offset = raw.next_offset
-    return columns.batch(topic, partition, begin, fetched.next_fetch_offset)
+    return columns.batch(topic, partition, begin, fetched.next_fetch_offset, fetched_s)
 
 
 def _aborted(fetched: PartitionRecords, raw: Any) -> bool:
@@ -136,7 +138,7 @@ class _Columns:
     def _bury(self, first_offset: int, raw: Any, data: bytes, error: str) -> None:
         self._unreadable.append(Unreadable(first_offset, raw.next_offset, raw.max_timestamp, data, error))
 
-    def batch(self, topic: str, partition: int, begin: int, end: int) -> Batch:
+    def batch(self, topic: str, partition: int, begin: int, end: int, fetched_s: float) -> Batch:
         """All that was added."""
         columns = self._columns or [np.empty((8, 0), dtype=np.int64)]
         data = self._payloads[0] if len(self._payloads) == 1 else b"".join(self._payloads)
@@ -148,4 +150,5 @@ class _Columns:
             np.frombuffer(data, dtype=np.uint8),
             np.ascontiguousarray(columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)),
             tuple(self._unreadable),
+            fetched_s,
         )

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from topics.records import Flush
 
+_HANDLING = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -26,6 +27,13 @@ class StreamMetrics:
             registry=registry,
         )
         self.fold_seconds = Counter("sluiceway_fold_seconds", "seconds spent folding", by, registry=registry)
+        self.handling_seconds = Histogram(
+            "sluiceway_handling_seconds",
+            "a fetch, from its arrival to folded",
+            by,
+            registry=registry,
+            buckets=_HANDLING,
+        )
         self.seal_seconds = Counter("sluiceway_seal_seconds", "seconds spent encoding flushes", by, registry=registry)
         self.flush_seconds = Histogram(
             "sluiceway_flush_seconds", "a flush, from seal to commit", by, registry=registry, buckets=_SECONDS
@@ -71,12 +79,14 @@ class PartitionMetrics:
         self._labels = (owner.stream, str(partition))
         self._records = owner.records.labels(*self._labels)
         self._fold_seconds = owner.fold_seconds.labels(*self._labels)
+        self._handling_seconds = owner.handling_seconds.labels(*self._labels)
         self._changelog_bytes = owner.changelog_bytes.labels(*self._labels)
 
-    def folded(self, records: int, seconds: float) -> None:
-        """A batch was folded."""
+    def folded(self, records: int, seconds: float, handling_seconds: float) -> None:
+        """A batch was folded in `seconds`, `handling_seconds` after it was fetched."""
         self._records.inc(records)
         self._fold_seconds.inc(seconds)
+        self._handling_seconds.observe(handling_seconds)
 
     def sealed(self, seconds: float) -> None:
         """A flush was encoded."""

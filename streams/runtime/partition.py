@@ -295,7 +295,7 @@ class PartitionRunner:
         self.fold.step(batch)
         self.expected = batch.end
         self._folded_at = time.monotonic()
-        self.metrics.folded(len(batch), time.perf_counter() - started)
+        self.metrics.folded(len(batch), time.perf_counter() - started, self._folded_at - batch.fetched_s)
         self._context.faults.reach("fold")
 
     def _room(self) -> bool:

@@ -95,6 +95,7 @@ class KafkaPublisher:
         self._trouble = "no answer yet"
         self._connected = asyncio.Event()
         self._pending_bytes = 0
+        self._for_room: dict[Callable[[], None], None] = {}
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -149,21 +150,37 @@ class KafkaPublisher:
     def post(self, record: HeadedRecord, told: Told) -> None:
         """`append` of one record for those who send many: in the order of the calls, without a task that waits for each.
 
-        `told` is called once, with where it lies or why that is not known, possibly before this returns.
+        `told` is called once, with where it lies or why that is not known, possibly before this returns. Nothing is refused
+        while `crowded`: whoever posts is to stop reading then, and has read at most one record more.
         """
+        session = self._session
+        if session is None:
+            told(PublishUnavailable(f"Kafka cannot be reached: {self._trouble}"))
+            return
         size = len(record[0]) + len(record[1])
 
         def settled(found: Place | PublishUnavailable) -> None:
-            self._pending_bytes -= size
+            self._settle(size)
             told(found)
 
-        try:
-            session = self._admitted(size)
-        except PublishUnavailable as error:
-            told(error)
-            return
         self._pending_bytes += size
         session.post(record, settled)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits for Kafka that no more is to be read from anybody."""
+        return self._pending_bytes >= self._limits.pending_bytes_max
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Call once when half of what may wait for Kafka is free again, however often it is asked for."""
+        self._for_room[call] = None
+
+    def _settle(self, size: int) -> None:
+        self._pending_bytes -= size
+        if self._for_room and self._pending_bytes <= self._limits.pending_bytes_max // 2:
+            waiting, self._for_room = self._for_room, {}
+            for call in waiting:
+                call()
 
     def _admitted(self, size: int) -> _Session:
         """The session, if so much may wait for Kafka beside what does."""
@@ -184,7 +201,7 @@ class KafkaPublisher:
             session.break_off(f"no answer within {self._limits.delivery_timeout_s:g} s")
             raise PublishUnavailable(session.told()) from None
         finally:
-            self._pending_bytes -= size
+            self._settle(size)
 
     async def _keep_connected(self) -> None:
         attempt = 0

@@ -49,6 +49,7 @@ def test_live_audio_loses_nothing_and_is_recorded_bit_for_bit() -> None:
     assert found["frames"] > 16 * 7.8 * 4
     assert found["segments_stored"] == 16
     assert 0 < found["durable_p50_s"] <= found["durable_p99_s"] <= found["durable_max_s"]
+    assert 0 < found["handling_p50_s"] <= found["handling_p99_s"] < 5
     assert found["gateway_us_per_frame"] > 0 and found["cores"]["worker"] > 0
 
 

@@ -210,6 +210,35 @@ async def test_what_waits_for_a_slow_kafka_is_bounded(stack: LocalStack, setting
             stack.kafka.signal(signal.SIGCONT)
 
 
+async def test_who_posts_is_told_when_to_stop_and_when_to_go_on(
+    stack: LocalStack, settings: Settings, topic: str
+) -> None:
+    told: list[Place | PublishUnavailable] = []
+    room: list[int] = []
+    all_told = asyncio.Event()
+
+    def tell(found: Place | PublishUnavailable) -> None:
+        told.append(found)
+        if len(told) == 11:
+            all_told.set()
+
+    async with publisher(settings, topic, PublishLimits(pending_bytes_max=10_000)) as made:
+        await made.wait_connected(10)
+        await made.publish([(b"k", b"1")])
+        for _ in range(9):
+            made.post((b"key", b"x" * 1_000, []), tell)
+        assert not made.crowded
+        for _ in range(2):
+            made.post((b"key", b"x" * 1_000, []), tell)
+        assert made.crowded
+        made.when_room(lambda: room.append(len(told)))
+        async with asyncio.timeout(10):
+            await all_told.wait()
+        assert not made.crowded
+    assert [type(found) for found in told] == [Place] * 11, "nothing that was posted is refused"
+    assert len(room) == 1 and 6 <= room[0] + 1 <= 11
+
+
 async def test_nothing_confirmed_is_lost_when_kafka_dies_under_load(
     stack: LocalStack, settings: Settings, topic: str
 ) -> None:

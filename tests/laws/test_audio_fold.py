@@ -18,6 +18,7 @@ SESSIONS = ("a", "b", "c")
 QUICK = replace(
     RULES,
     upload_after_ms=4_000,
+    spread_ms=2_000,
     silence_ms=3_000,
     session_idle_ms=9_000,
     reorder_ms=1_000,

@@ -141,6 +141,25 @@ def test_a_newer_connection_is_told_once_whatever_is_folded_again() -> None:
     assert connections == [(0, "c1"), (2, "c2")], "an open without a name is no connection of a gateway"
 
 
+def test_sessions_that_begin_together_are_not_cut_together() -> None:
+    names = [f"s{i}" for i in range(40)]
+    world = World(replace(RULES, upload_after_ms=60_000, spread_ms=30_000, reorder_ms=0))
+    for name in names:
+        world.say(opened(name))
+    for seq in range(200):
+        for name in names:
+            world.say(chunk(name, seq, 1_000), after_ms=25)
+    world.read()
+    world.flush()
+    firsts, lengths = set(), set()
+    for saved in world.saved().values():
+        spans = [segment.last_seq - segment.first_seq + 1 for segment in saved.segments]
+        firsts.add(spans[0])
+        lengths |= set(spans[1:])
+    assert min(firsts) >= 30 and max(firsts) <= 61 and len(firsts) >= 15
+    assert lengths <= {60, 61}
+
+
 def test_where_the_brokers_clock_went_back_flushes_between_decide_nothing() -> None:
     rules = replace(RULES, upload_after_ms=4_000, silence_ms=3_000, session_idle_ms=9_000, reorder_ms=1_000)
     steps = [0, -10_800, 0, 0, 0, 0, 0, 0, 7_000, 500, 500, 500, 1_500, 0]  # ms before each chunk of half a second

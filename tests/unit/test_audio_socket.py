@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +58,13 @@ class Log:
         self.trouble = ""
         self.gate = asyncio.Event()
         self.gate.set()
+        self.crowded = False
+        self.for_room: list[Callable[[], None]] = []
+        self.asked = asyncio.Event()
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        self.for_room.append(call)
+        self.asked.set()
 
     async def append(self, records: Sequence[HeadedRecord]) -> Place:
         await self.gate.wait()
@@ -350,6 +357,20 @@ async def test_no_more_is_read_than_may_wait_for_kafka(table: Table) -> None:
         assert client.wire.said.qsize() >= 89
         table.log.gate.set()
         await client.hears(DurableMessage(99))
+
+
+async def test_while_kafka_is_behind_with_all_a_client_is_read_no_more(table: Table) -> None:
+    async with table.connection() as client:
+        client.say(OPEN)
+        await client.hears(ResumeMessage(0))
+        table.log.crowded = True
+        client.chunks(*range(10))
+        async with asyncio.timeout(5):
+            await table.log.asked.wait()
+        assert table.log.seqs == [0] and client.wire.said.qsize() == 9
+        table.log.crowded = False
+        table.log.for_room[-1]()
+        await client.hears(DurableMessage(9))
 
 
 async def test_a_client_that_takes_nothing_is_cut_off(table: Table) -> None:

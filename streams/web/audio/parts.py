@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +21,13 @@ class AudioLog(Protocol):
 
     def post(self, record: HeadedRecord, told: Told) -> None:
         """`append` of one record; `told` is called once, with where it lies or with PublishUnavailable."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits for Kafka that no more is to be read from anybody."""
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Call once when that is over."""
 
 
 class AnyWire(Protocol):

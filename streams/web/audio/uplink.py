@@ -46,8 +46,8 @@ class Uplink:
 
     @property
     def full(self) -> bool:
-        """Whether so much waits for Kafka that no more is to be read."""
-        return self._unconfirmed >= self._limits.unconfirmed_bytes and not self._failed
+        """Whether so much waits for Kafka, of this connection or of all, that no more is to be read."""
+        return not self._failed and (self._unconfirmed >= self._limits.unconfirmed_bytes or self._log.crowded)
 
     def begin(self, next_seq: int) -> None:
         """All below `next_seq` is there."""
@@ -73,8 +73,10 @@ class Uplink:
         self._log.post(record, told)
 
     async def changed(self) -> None:
-        """Wait until something was confirmed, or cannot be."""
+        """Wait until something was confirmed, or cannot be, or there is room again."""
         self._changed.clear()
+        if self._log.crowded:
+            self._log.when_room(self.wake)
         await self._changed.wait()
 
     def wake(self) -> None:
