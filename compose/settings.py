@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import types
 import typing
@@ -130,6 +131,10 @@ class Settings:
     audio_unconfirmed_kb: int = _s(1024, "audio of one connection that may wait for Kafka before no more is read, kB")
     audio_link_h: int = _s(24, "how long the link to a recording is good, at most 168, hours")
 
+    storage_price_per_gb_month: float = _s(
+        0.015, "price of a GB (10^9 bytes) in the object store for a month; R2's in USD"
+    )
+
     # the model of AI tasks
     ai_preset: str = _s("stand-in", "endpoint and model of AI tasks: stand-in (the local stack's) or siliconflow")
     ai_base_url: str = _s("", "endpoint of the models, any that speaks OpenAI's protocol; empty takes the preset's")
@@ -180,6 +185,10 @@ class Settings:
             )
         if self.audio_memory_mb < 0:
             raise SettingError(f"{PREFIX}AUDIO_MEMORY_MB={self.audio_memory_mb} is below 0")
+        if not 0 <= self.storage_price_per_gb_month < math.inf:
+            raise SettingError(
+                f"{PREFIX}STORAGE_PRICE_PER_GB_MONTH={self.storage_price_per_gb_month} is no price: 0 or more"
+            )
         if not 5 <= self.audio_part_mb <= 5_000:
             raise SettingError(f"{PREFIX}AUDIO_PART_MB={self.audio_part_mb} is not within 5 to 5000")
         if self.audio_link_h > 168:

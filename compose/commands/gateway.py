@@ -19,7 +19,8 @@ from compose.kafka import kafka_access, traffic_publisher
 from compose.logs import set_up_logs
 from compose.loop import allow_open_files, run_loop
 from compose.settings import SettingError, Settings, load
-from compose.worker import bucket, presigner
+from compose.storage import StorageFigures
+from compose.worker import bucket, clickhouse, presigner
 from sinks.errors import SinkRefused
 from streams.runtime.owners import OwnersTail
 from streams.web.context import EventLimits, Readiness
@@ -66,6 +67,7 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
     publisher = traffic_publisher(settings, "gateway")
     owners = OwnersTail(kafka_access(settings).aiokafka())
     audio = GatewayAudio(settings, owners, registry)
+    storage = StorageFigures(clickhouse(settings), settings.storage_price_per_gb_month, registry)
     app = make_gateway(
         publisher=publisher,
         readiness=lambda: _readiness(publisher, owners),
@@ -74,6 +76,7 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
         api_key=settings.api_key,
         event_limits=EventLimits(event_bytes_max=settings.max_record_bytes),
         audio_parts=audio.parts,
+        storage=storage,
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
@@ -82,12 +85,14 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
         await publisher.start()
         await owners.start()
         await audio.start()
+        storage.start()
         url = await _listen(runner, settings)
         log.info("gateway_listening", url=url)
         yield url
     finally:
         allowing.cancel()
         await runner.cleanup()
+        await storage.close()
         await audio.close()
         await owners.stop()
         await publisher.close()

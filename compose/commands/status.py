@@ -20,6 +20,7 @@ from compose.audio_status import gateway_figures, gateway_line, worker_figures, 
 from compose.kafka import kafka_access
 from compose.logs import set_up_logs
 from compose.settings import Settings, load
+from compose.storage import storage_document, storage_lines
 from compose.worker import clickhouse
 from sinks.clickhouse.queries import progress
 from sinks.errors import SinkRefused, SinkUnavailable
@@ -49,7 +50,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="as one JSON obj
 
 
 async def _gather(settings: Settings) -> dict[str, Any]:
-    found: dict[str, Any] = {"workers": [], "gateway": None, "progress": [], "problems": []}
+    found: dict[str, Any] = {"workers": [], "gateway": None, "progress": [], "storage": None, "problems": []}
     await asyncio.gather(_workers(settings, found), _gateway(settings, found), _progress(settings, found))
     found["audio"] = worker_figures(found["workers"])
     return found
@@ -104,6 +105,7 @@ async def _progress(settings: Settings, found: dict[str, Any]) -> None:
     try:
         async with asyncio.timeout(10):
             rows = await progress(sink)
+            found["storage"] = await storage_document(sink, settings.storage_price_per_gb_month, None, 0)
         found["progress"] = [{name: getattr(row, name) for name in row.__dataclass_fields__} for row in rows]
     except TimeoutError:
         found["problems"].append(f"ClickHouse at {settings.clickhouse_url} does not answer")
@@ -148,8 +150,9 @@ def _print(found: dict[str, Any]) -> None:
         console.print(f"{stream}: {what} {known}")
     if tasks := [part for worker, part in parts if worker["stream"] == "ai"]:
         console.print(tasks_of(tasks))
-    audio, gateway = found["audio"], found["gateway"]
-    for line in [*(worker_lines(audio) if audio else ()), *([gateway_line(gateway)] if gateway else ())]:
+    audio, storage, gateway = found["audio"], found["storage"], found["gateway"]
+    lines = [*(worker_lines(audio) if audio else ()), *(storage_lines(storage) if storage else ())]
+    for line in [*lines, *([gateway_line(gateway)] if gateway else ())]:
         console.print(line, soft_wrap=True)
     for worker in found["workers"]:
         if not worker["sink_available"]:

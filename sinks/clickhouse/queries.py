@@ -59,6 +59,72 @@ class AudioSegmentState:
     md5: str
 
 
+@dataclass(frozen=True)
+class AudioStorage:
+    """What the object store holds of audio, and what became of all uploads, by the latest state of each."""
+
+    recordings: int
+    recordings_bytes: int
+    recordings_failed: int
+    segments: int
+    segments_bytes: int
+    segments_stored: int
+    segments_failed: int
+    attempts: int
+
+
+@dataclass(frozen=True)
+class UserStorage:
+    """What was recorded of one user in some time."""
+
+    user: str
+    sessions: int
+    duration_ms: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class UsersStorage:
+    """What was recorded of all users in some time; `most` are those with the most bytes, the first of them first."""
+
+    users: int
+    bytes: int
+    most: Sequence[UserStorage]
+
+
+async def audio_storage(sink: ClickHouseSink) -> AudioStorage:
+    """All recordings and segments together. Segments that a recording holds are counted as stored, not among the objects."""
+    (sessions,) = await sink.query(
+        "SELECT countIf(recording != ''), sumIf(recording_bytes, recording != ''), "
+        "countIf(recording = '' AND status = 'closed' AND error != '') "
+        f"FROM {sink.qualified('audio_sessions')}"
+    )
+    (segments,) = await sink.query(
+        "SELECT countIf(status = 'stored'), sumIf(size_bytes, status = 'stored'), "
+        "countIf(status IN ('stored', 'removed')), countIf(status = 'failed'), sum(attempts) "
+        f"FROM {sink.qualified('audio_segments')}"
+    )
+    return AudioStorage(*sessions, *segments)
+
+
+async def audio_users(sink: ClickHouseSink, start_ms: int, end_ms: int, limit: int) -> UsersStorage:
+    """The recordings of sessions that were opened from `start_ms` on and before `end_ms`, by user."""
+    of = (
+        f"FROM {sink.qualified('audio_sessions')} "
+        "WHERE recording != '' AND opened_at >= fromUnixTimestamp64Milli({start_ms:Int64}, 'UTC') "
+        "AND opened_at < fromUnixTimestamp64Milli({end_ms:Int64}, 'UTC')"
+    )
+    span = {"start_ms": start_ms, "end_ms": end_ms}
+    ((users, total),) = await sink.query(f"SELECT uniqExact(user), sum(recording_bytes) {of}", **span)
+    rows = await sink.query(
+        f"SELECT user, count(), sum(duration_ms), sum(recording_bytes) AS size {of} "
+        "GROUP BY user ORDER BY size DESC, user LIMIT {limit:UInt32}",
+        **span,
+        limit=limit,
+    )
+    return UsersStorage(users, total, [UserStorage(*row) for row in rows])
+
+
 async def audio_session_states(sink: ClickHouseSink, session_ids: Sequence[str]) -> Sequence[AudioSessionState]:
     """These sessions, as far as there are such."""
     rows = await sink.query(

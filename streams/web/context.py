@@ -38,10 +38,23 @@ class ReadinessCheck(Protocol):
         """Ask now; answers within seconds and never raises."""
 
 
+class StorageUnknown(Exception):
+    """What is stored cannot be found out now."""
+
+
+class StorageStats(Protocol):
+    """Knows what rests in the object store."""
+
+    async def of(self, month: str | None, users: int) -> Json:
+        """The document of `/api/storage/stats`, with the `users` that recorded most in a month (`2026-11`; None: this one,
+        UTC). Raises StorageUnknown."""
+
+
 PUBLISHER = web.AppKey("PUBLISHER", EventPublisher)
 READINESS = web.AppKey("READINESS", ReadinessCheck)
 REGISTRY = web.AppKey("REGISTRY", CollectorRegistry)
 METRICS = web.AppKey("METRICS", GatewayMetrics)
 EVENT_LIMITS = web.AppKey("EVENT_LIMITS", EventLimits)
 AUDIO = web.AppKey("AUDIO", AudioParts)
+STORAGE = web.AppKey("STORAGE", StorageStats)
 DOCUMENT: web.AppKey[Json] = web.AppKey("DOCUMENT", dict)

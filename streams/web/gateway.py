@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
 
-from streams.web import events, status
+from streams.web import events, status, storage_stats
 from streams.web.audio import endpoints as audio
 from streams.web.audio.recordings import AudioParts
 from streams.web.context import (
@@ -23,8 +23,10 @@ from streams.web.context import (
     PUBLISHER,
     READINESS,
     REGISTRY,
+    STORAGE,
     EventLimits,
     ReadinessCheck,
+    StorageStats,
 )
 from streams.web.metrics import GatewayMetrics
 from streams.web.openapi import Endpoints, document
@@ -48,15 +50,17 @@ def make_gateway(
     api_key: str = "",
     event_limits: EventLimits | None = None,
     audio_parts: AudioParts | None = None,
+    storage: StorageStats | None = None,
 ) -> web.Application:
     """The application, owning none of the parts passed in: whoever made them starts and closes them.
 
     With an `api_key`, every endpoint but health and readiness wants `Authorization: Bearer <key>`. Without `audio_parts`
-    nothing of audio is served.
+    nothing of audio is served, without `storage` nothing of what is stored.
     """
     limits = event_limits or EventLimits()
     metrics = GatewayMetrics(registry)
-    modules = MODULES if audio_parts is None else (*MODULES, audio.endpoints)
+    optional = ((audio_parts, audio.endpoints), (storage, storage_stats.endpoints))
+    modules = (*MODULES, *(module for part, module in optional if part is not None))
     app = web.Application(
         middlewares=[_observed(metrics), problems, _authorised(api_key, modules)], client_max_size=limits.body_bytes_max
     )
@@ -68,6 +72,8 @@ def make_gateway(
     if audio_parts is not None:
         app[AUDIO] = audio_parts
         app.on_shutdown.append(audio.end_connections)
+    if storage is not None:
+        app[STORAGE] = storage
     app[DOCUMENT] = document(modules, version, with_key=bool(api_key))
     for module in modules:
         for endpoint in module.listed:

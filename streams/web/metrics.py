@@ -31,6 +31,25 @@ class GatewayMetrics:
         )
 
 
+class StorageMetrics:
+    """What rests in the object store, as last asked for."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.objects = Gauge("sluiceway_storage_objects", "Objects in the store", ("prefix",), registry=registry)
+        self.bytes = Gauge("sluiceway_storage_bytes", "Bytes of these objects", ("prefix",), registry=registry)
+        self.cost = Gauge(
+            "sluiceway_storage_cost_per_month", "What all these bytes cost a month, at the price set", registry=registry
+        )
+        self.users = Gauge(
+            "sluiceway_storage_month_users", "Users of whom something was recorded this month (UTC)", registry=registry
+        )
+        self.users_bytes = Gauge("sluiceway_storage_month_bytes", "Bytes recorded of these users", registry=registry)
+        self.users_cost = Gauge(
+            "sluiceway_storage_month_cost_per_month", "What these bytes cost a month", registry=registry
+        )
+        self.as_of = Gauge("sluiceway_storage_as_of_seconds", "Unix time of these figures", registry=registry)
+
+
 class AudioMetrics:
     """Figures of a gateway's audio connections."""
 
