@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import clickhouse_connect
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from compose.local.stack import LocalStack
@@ -73,20 +73,24 @@ class StreamRun:
                 "enable.partition.eof": True,
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
+                # An end is told by an empty fetch, which the broker would else hold back for half a second.
+                "fetch.wait.max.ms": 5,
             }
         )
-        found: list[tuple[bytes, bytes, dict[str, bytes]]] = []
+        found: dict[int, list[tuple[bytes, bytes, dict[str, bytes]]]] = {}
         try:
-            for partition in reader.list_topics(topic, 10).topics[topic].partitions:
-                reader.assign([TopicPartition(topic, partition, 0)])
-                while True:
-                    message = reader.poll(10)
-                    if message is None or message.error():
-                        break
-                    found.append((message.key(), message.value(), dict(message.headers() or [])))
+            found = {partition: [] for partition in sorted(reader.list_topics(topic, 10).topics[topic].partitions)}
+            reader.assign([TopicPartition(topic, partition, 0) for partition in found])
+            left = set(found)
+            while left and (message := reader.poll(10)) is not None:
+                if message.error() is None:
+                    record = (message.key(), message.value(), dict(message.headers() or []))
+                    found[message.partition()].append(record)
+                elif message.error().code() == KafkaError._PARTITION_EOF:
+                    left.discard(message.partition())
         finally:
             reader.close()
-        return found
+        return [record for records in found.values() for record in records]
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows of a query."""

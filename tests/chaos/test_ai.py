@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from compose.local.stack import LocalStack
+from streams.ai.rules import AiRules
 from tests.aistack import PARTITIONS, Run, Told, ai_run
 from topics import specs
 from topics.ai_events import AttemptStarted, TaskFailed
@@ -43,6 +44,7 @@ class Kind:
 
 
 TIMEOUT = ("timeout", "deadline_exceeded")
+LOST = "lost_too_often"
 LATE = "(and its retry would come after the deadline)"
 KINDS = {
     "fine": Kind({}),
@@ -60,8 +62,8 @@ KINDS = {
     "long": Kind({"call": 1, "fault": "503", "times": 1}),
     "refused": Kind({"fault": "400"}, ("bad_request",), requests=2, status="failed"),
     "dead": Kind({"fault": "500"}, ("server_error",), status="failed"),
-    "hung": Kind({"fault": "hang"}, TIMEOUT, status="failed"),
-    "stalled": Kind({"fault": "stall"}, TIMEOUT, status="failed"),
+    "hung": Kind({"fault": "hang"}, (*TIMEOUT, LOST), status="failed"),
+    "stalled": Kind({"fault": "stall"}, (*TIMEOUT, LOST), status="failed"),
     # Where Kafka is away for long, its time may be over before anybody can say that it is not wanted.
     "unwanted": Kind({"answer_ms": 120_000}, TIMEOUT, status="cancelled"),
 }
@@ -112,7 +114,8 @@ class Crowd:
         for task_id, kind in self.kinds.items():
             end = told[task_id].end
             if isinstance(end, TaskFailed):
-                late = end.error_type in TIMEOUT or end.error.endswith(LATE)
+                late = end.error_type in (*TIMEOUT, LOST) or end.error.endswith(LATE)
+                assert end.error_type != LOST or end.figures.lost_calls > AiRules.lost_max
                 assert end.error_type in KINDS[kind].reasons or late, end
                 figures["failed"] += 1
                 figures["out_of_time"] += end.error_type not in KINDS[kind].reasons
@@ -219,7 +222,7 @@ def _assert_all(run: Run, crowd: Crowd, out_of_time: int) -> None:
 
 def test_every_task_ends_once(stack: LocalStack, tmp_path: Path) -> None:
     faults = "call.during=kill@20,commit.after=kill@12"
-    with _chaos_run(stack, tmp_path, faults=faults, ai_deadline_s=20.0, partitions=PARTITIONS) as run:
+    with _chaos_run(stack, tmp_path, faults=faults, ai_deadline_s=16.0, partitions=PARTITIONS) as run:
         crowd = Crowd(run, 60, seed=7)
         _through(run, crowd, [lambda: _freeze(run), lambda: _drain(run), lambda: _restart_kafka(run)], 120)
         _assert_all(run, crowd, out_of_time=0)
@@ -228,7 +231,7 @@ def test_every_task_ends_once(stack: LocalStack, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_five_hundred_tasks_end_once(stack: LocalStack, tmp_path: Path) -> None:
     faults = ",".join(FAULTS)
-    with _chaos_run(stack, tmp_path, faults=faults, ai_deadline_s=60.0, ai_concurrency=64, partitions=4) as run:
+    with _chaos_run(stack, tmp_path, faults=faults, ai_deadline_s=20.0, ai_concurrency=64, partitions=4) as run:
         crowd, chance = Crowd(run, 492, seed=11), random.Random(11)
         accidents = {
             lambda: _kill(run, chance.randrange(2)): 4,
