@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,9 @@ SYSTEMS = (
     System("quix", "Quix 3.28", "dedup + count, durable", "quix_dedup.py", 50_000, "quixstreams"),
 )
 
+#: What `sluiceway bench ai` measures beside itself.
+CELERY = System("celery", "Celery 5.5 on Redis", "calls of a model", "celery_tasks.py", 0, "celery")
+
 #: Measured on two cores (the job on one), the same 2 M events of 220 bytes; JVM systems, which this bench does not run.
 QUOTED = tuple(
     Quoted(system, "dedup + count", rate, "measured apart, November 2026, one pinned core, 2 M events of 220 bytes")
@@ -51,20 +55,29 @@ QUOTED = tuple(
 
 
 def measure_system(system: System, core: int, bootstrap: str, topic: str, events: int, folder: Path) -> Line:
-    """Run one system's program on `core`. Never raises for what that system does wrong: it is Skipped with its words."""
-    python = _python(system)
-    program = PROGRAMS / system.program
-    if not program.exists():
-        return Skipped(system.title, system.job, f"{program} is not there: run the bench from a checkout")
-    if python is None:
-        return Skipped(system.title, system.job, f"{system.module} is not installed in {VENV.name}; run `make bench`")
+    """Run one system's program on `core`."""
     state = folder / system.name
     state.mkdir(parents=True)
-    argv = [str(python), str(program), bootstrap, topic, str(events), str(state)]
+    return measure_program(system, [bootstrap, topic, str(events), str(state)], events, core=core)
+
+
+def measure_program(
+    system: System, arguments: Sequence[str], events: int, *, core: int | None = None, job: str = ""
+) -> Line:
+    """Run one system's program, on `core` if there is one. Never raises for what that system does wrong: it is Skipped with
+    its words."""
+    python, job = _python(system), job or system.job
+    program = PROGRAMS / system.program
+    if not program.exists():
+        return Skipped(system.title, job, f"{program} is not there: run the bench from a checkout")
+    if python is None:
+        return Skipped(system.title, job, f"{system.module} is not installed in {VENV.name}; run `make bench`")
+    argv = [str(python), str(program), *arguments]
     try:
-        return _result(system, _run(pinned(core, argv)), events)
+        line = _run(argv if core is None else pinned(core, argv))
+        return _result(system, job, line, events)
     except (BenchFailed, subprocess.TimeoutExpired) as error:
-        return Skipped(system.title, system.job, str(error))
+        return Skipped(system.title, job, str(error))
 
 
 def _python(system: System) -> Path | None:
@@ -83,12 +96,12 @@ def _run(argv: list[str]) -> dict[str, float]:
     return found
 
 
-def _result(system: System, line: dict[str, float], events: int) -> Result:
+def _result(system: System, job: str, line: dict[str, float], events: int) -> Result:
     if line["counted"] < events:
         raise BenchFailed(f"it counted {line['counted']:,.0f} of {events:,} events")
     return Result(
         system=system.title,
-        job=system.job,
+        job=job,
         events=int(line["events"]),
         seconds=line["seconds"],
         cpu_s=line["cpu_s"],

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from compose.bench import ai as ai_bench
+from compose.bench.ai_report import show_ai
 from compose.bench.audio import System, audio_system, expected_s, measure_audio
 from compose.bench.audio_report import Found, show_audio
 from compose.bench.cores import TooFewCores, reserve_core
@@ -29,7 +31,7 @@ from compose.local.errors import LocalStackError
 from compose.settings import load
 
 QUICK_EVENTS = 100_000
-_TUNING = ("flush_", "rollup_", "dedup_", "traffic_", "audio_")
+_TUNING = ("flush_", "rollup_", "dedup_", "traffic_", "audio_", "ai_flush_", "ai_block_")
 _FIND_S = 20.0
 _FIND_RUNS = 5
 
@@ -105,6 +107,33 @@ def audio(
         found = run("live", sessions, seconds)
         if find_most:
             _find_most(run, found, console)
+
+
+@bench.command()
+def ai(
+    tasks: Annotated[int, typer.Option(help="tasks whose answers take 100 ms", min=1)] = ai_bench.Plan.tasks,
+    quick: Annotated[bool, typer.Option(help="a smoke test: few tasks, and a model that is less slow")] = False,
+    json_only: JsonOnly = False,
+) -> None:
+    """AI tasks through one worker with the stand-in model: tasks a second beside Celery on Redis, batches of 3 against one by
+    one, and how soon a token is told.
+
+    One line of JSON a measurement on standard output, a table on standard error.
+    """
+    console = Console(stderr=True, highlight=False, quiet=json_only)
+    plan = ai_bench.Plan(tasks=tasks, tuning=_tuning())
+    if quick:
+        plan = replace(plan, tasks=min(tasks, 100), slow_ms=400, batches=1, watched=4)
+    lines: list[Line] = []
+    figures: list[dict[str, Any]] = []
+    with _measuring() as folder, ai_bench.ai_stack(folder) as stack:
+        for measure in (ai_bench.measure_tokens, ai_bench.measure_batches):
+            figures.append(measure(stack, plan))
+            print(json.dumps(figures[-1]), flush=True)
+        for line in (ai_bench.measure_tasks(stack, plan), ai_bench.measure_celery(stack, plan, folder)):
+            lines.append(line)
+            print(line.line(), flush=True)
+    show_ai(console, lines, figures)
 
 
 def _audio_run(system: System, console: Console, prefix: str, sessions: int, seconds: float) -> Found:

@@ -67,13 +67,15 @@ class Behaviour(msgspec.Struct, frozen=True):
     answer_ms: int
     reasons: bool
     retry_after_s: float | None = None
+    clock: bool = False
 
 
-_PART = re.compile(r"(?:-(?P<ms>\d+)ms|-(?P<reasons>reasoning)|-(?P<fault>[a-z0-9_]+))")
+_PART = re.compile(r"(?:-(?P<ms>\d+)ms|-(?P<reasons>reasoning)|-(?P<clock>clock)|-(?P<fault>[a-z0-9_]+))")
 
 
 def behaviour_of(model: str) -> Behaviour | None:
-    """What a model's name asks for: `stand-in`, and any of `-reasoning`, `-<n>ms` and `-<fault>`; None for another name."""
+    """What a model's name asks for: `stand-in`, and any of `-reasoning`, `-<n>ms`, `-clock` and `-<fault>`; None for another
+    name. The words of a `-clock` are the Unix times at which they are said, microseconds."""
     rest = model.removeprefix(NAME)
     found = Behaviour(None, ANSWER_MS, False)
     if rest == model:
@@ -86,6 +88,8 @@ def behaviour_of(model: str) -> Behaviour | None:
             found = msgspec.structs.replace(found, answer_ms=int(part["ms"]))
         elif part["reasons"]:
             found = msgspec.structs.replace(found, reasons=True)
+        elif part["clock"]:
+            found = msgspec.structs.replace(found, clock=True)
         elif part["fault"] in list(Fault):
             found = msgspec.structs.replace(found, fault=Fault(part["fault"]))
         else:
@@ -124,7 +128,7 @@ class Script:
                 continue
             self._left[number] = None if left is None else left - 1
             answer_ms = asked.answer_ms if rule.answer_ms is None else rule.answer_ms
-            return Behaviour(rule.fault, answer_ms, asked.reasons, rule.retry_after_s)
+            return Behaviour(rule.fault, answer_ms, asked.reasons, rule.retry_after_s, asked.clock)
         return asked
 
 

@@ -205,7 +205,7 @@ class _Answer:
                 return response
             await self._until(self._behaviour.answer_ms * (number + 1) // len(events))
             for kind, text in event:
-                await self._say(response, {kind: text})
+                await self._say(response, {kind: _clock() if self._behaviour.clock else text})
         await self._say(response, {}, "stop")
         if self._asked.stream_options and self._asked.stream_options.include_usage:
             await _send(response, {**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage})
@@ -248,6 +248,10 @@ class _Answer:
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": "chatcmpl-stand-in", "object": kind, "created": int(time.time()), "model": self._asked.model}
+
+
+def _clock() -> str:
+    return f"{time.time_ns() // 1000} "
 
 
 def _tokens(text: str) -> list[str]:
