@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from compose.figures import bucket_quantile, buckets, total
-from streams.audio.figures import MEMORY_SHARE_MAX, UPLOAD_SUCCESS_MIN, upload_success
+from streams.audio.figures import HANDLING_LIMIT_S, MEMORY_SHARE_MAX, UPLOAD_SUCCESS_MIN, upload_success
 from streams.web.metrics import DURABLE_LIMIT_S, RESPONSE_LIMIT_S
 
 _MB = 1e6
@@ -32,9 +32,9 @@ def gateway_figures(metrics: str) -> dict[str, Any]:
     }
 
 
-def worker_figures(workers: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Audio's figures of all partitions together, and each worker's memory; `workers` as they answer at `/status`. None
-    without a worker of audio."""
+def worker_figures(workers: Sequence[dict[str, Any]], metrics: Sequence[str] = ()) -> dict[str, Any] | None:
+    """Audio's figures of all partitions together, and each worker's memory; `workers` as they answer at `/status`,
+    `metrics` as those of audio do at `/metrics`. None without a worker of audio."""
     audio = [worker for worker in workers if worker["stream"] == "audio"]
     if not audio:
         return None
@@ -43,6 +43,9 @@ def worker_figures(workers: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         for part in worker["partitions"]:
             sums.update(part["figures"])
     ended = sums["sessions_ended"]
+    handling = Counter[float]()
+    for text in metrics:
+        handling.update(buckets(text, "sluiceway_handling_seconds"))
     return {
         "sessions_live": int(sums["sessions_open"] + sums["sessions_closing"]),
         "sessions_refused": int(sums["outcome_refused"]),
@@ -55,6 +58,9 @@ def worker_figures(workers: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         "upload_success": upload_success(sums),
         "upload_success_limit": UPLOAD_SUCCESS_MIN,
         "integrity_failures": int(sums["integrity_failures"]),
+        "handling_p50_s": bucket_quantile(handling, 0.50),
+        "handling_p99_s": bucket_quantile(handling, 0.99),
+        "handling_limit_s": HANDLING_LIMIT_S,
         "memory_limit": MEMORY_SHARE_MAX,
         "memory": [memory for worker in audio if (memory := _memory(worker))],
     }
@@ -107,6 +113,8 @@ def worker_lines(audio: dict[str, Any]) -> list[str]:
     damaged = audio["integrity_failures"]
     uploads.append(f"[bold]{damaged:,} integrity failures[/bold]" if damaged else "no integrity failure")
     lines = [f"audio: sessions {', '.join(sessions)}", f"audio: {', '.join(uploads)}"]
+    if handling := _timed("from a fetch to folded", audio, "handling"):
+        lines.append(f"audio: {handling}")
     for memory in audio["memory"]:
         held, promised, budget = (memory[f"{name}_bytes"] / _MB for name in ("held", "promised", "budget"))
         verdict = _verdict(not memory["high"], f"{audio['memory_limit']:.0%}")

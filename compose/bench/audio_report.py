@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from compose.bench.report import QUIET_SHARE, Verdict
+from streams.audio.figures import HANDLING_LIMIT_S
 from streams.web.metrics import DURABLE_LIMIT_S
 
-HANDLING_P99_S = 0.050
 OVERHEAD_BYTES = 200_000_000
 
 
@@ -72,7 +72,7 @@ class Found:
                 attempted > 0 and not self.segments_failed,
             ),
             _within("frame to durable, p99", self.durable_p99_s, DURABLE_LIMIT_S),
-            _within("fetched to folded, p99", self.handling_p99_s, HANDLING_P99_S),
+            _within("fetched to folded, p99", self.handling_p99_s, HANDLING_LIMIT_S),
             Verdict(
                 f"worker under 1.3 x the audio held + {OVERHEAD_BYTES / 1e6:.0f} MB",
                 f"1.3 x + {self.worker_overhead_bytes / 1e6:.0f} MB",

@@ -51,8 +51,8 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="as one JSON obj
 
 async def _gather(settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {"workers": [], "gateway": None, "progress": [], "storage": None, "problems": []}
-    await asyncio.gather(_workers(settings, found), _gateway(settings, found), _progress(settings, found))
-    found["audio"] = worker_figures(found["workers"])
+    metrics, *_ = await asyncio.gather(_workers(settings, found), _gateway(settings, found), _progress(settings, found))
+    found["audio"] = worker_figures(found["workers"], metrics)
     return found
 
 
@@ -74,19 +74,24 @@ async def _gateway(settings: Settings, found: dict[str, Any]) -> None:
     found["gateway"] = {"url": url, **gateway_figures(metrics)}
 
 
-async def _workers(settings: Settings, found: dict[str, Any]) -> None:
+async def _workers(settings: Settings, found: dict[str, Any]) -> list[str]:
+    """Ask all workers; returns the metrics of those of audio."""
+    metrics: list[str] = []
     try:
         async with asyncio.timeout(10):
             owners = await current_owners(kafka_access(settings).aiokafka())
     except (KafkaError, TimeoutError) as error:
         why = "" if isinstance(error, KafkaConnectionError) else f": {error or 'timed out'}"
         found["problems"].append(f"Kafka at {settings.kafka_bootstrap} does not answer{why}")
-        return
+        return metrics
     async with ClientSession(timeout=ClientTimeout(total=ASK_S)) as session:
         for url, owned in owners.urls().items():
             try:
                 async with session.get(f"{url}/status") as answer:
                     worker = {"url": url, **await answer.json()}
+                if worker["stream"] == "audio":
+                    async with session.get(f"{url}/metrics") as answer:
+                        metrics.append(await answer.text())
             except (ClientError, TimeoutError):
                 found["problems"].append(f"the owner of {_names(owned)} at {url} does not answer")
                 continue
@@ -94,6 +99,7 @@ async def _workers(settings: Settings, found: dict[str, Any]) -> None:
             held = {part["partition"] for part in worker["partitions"]}
             if lost := [owner for owner in owned if owner.partition not in held]:
                 found["problems"].append(f"nobody holds {_names(lost)} now; the last to do so was {url}")
+    return metrics
 
 
 def _names(owned: Sequence[Owner]) -> str:

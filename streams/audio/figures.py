@@ -12,6 +12,8 @@ from streams.audio.session import Session, Status
 
 #: Segments and recordings that are to be stored, of all that were tried to the end.
 UPLOAD_SUCCESS_MIN = 0.999
+#: From a chunk's fetch to its fold, 99 of 100 fetches.
+HANDLING_LIMIT_S = 0.05
 #: Of a worker's memory for audio, what may be held or promised before it is time to add memory or workers.
 MEMORY_SHARE_MAX = 0.8
 

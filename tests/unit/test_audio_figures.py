@@ -13,6 +13,7 @@ from streams.audio.figures import of_memory
 from streams.audio.held import Budget, Shelf
 from streams.audio.rows import missing
 from streams.audio.session import Status
+from streams.runtime.metrics import StreamMetrics
 from streams.web.metrics import AudioMetrics, GatewayMetrics
 from tests.audiofold import Close, World, chunk, opened
 from topics.audio import REFUSE, encode
@@ -124,8 +125,13 @@ def status_of(world: World, pid: int, **other: float) -> dict[str, Any]:
 def test_status_sums_partitions_and_tells_each_workers_memory() -> None:
     high = {"worker_memory_high": 1.0, "worker_memory_share": 0.91}
     workers = [status_of(a_day(), 11), status_of(a_day(), 12, **high), {"stream": "traffic", "partitions": []}]
-    audio = worker_figures(workers)
+    metrics = StreamMetrics("audio", CollectorRegistry())
+    for seconds in (0.003, 0.004, 0.06):
+        metrics.partition(0).folded(10, 0.001, seconds)
+    audio = worker_figures(workers, [generate_latest(metrics.registry).decode()] * 2)
     assert audio is not None
+    assert audio["handling_p50_s"] < 0.005 and 0.05 < audio["handling_p99_s"] <= 0.1
+    audio |= {"handling_p50_s": 0.004, "handling_p99_s": 0.06}
     assert (audio["sessions_live"], audio["sessions_refused"], audio["session_mean_s"]) == (4, 2, 90)
     assert (audio["segments_stored"], audio["recordings_made"], audio["upload_success"]) == (4, 2, 1.0)
     assert [(memory["pid"], memory["high"]) for memory in audio["memory"]] == [(11, False), (12, True)]
@@ -133,6 +139,7 @@ def test_status_sums_partitions_and_tells_each_workers_memory() -> None:
         "audio: sessions 4 live, 1 min 30 s long on average, 2 refused",
         "audio: 4 segments and 2 recordings stored, 0 failed (100 % success, within the limit of 99.9%), "
         "[bold]2 integrity failures[/bold]",
+        "audio: from a fetch to folded 4 ms (p50), 60 ms (p99, [bold]above the limit of 50 ms[/bold])",
         "audio: worker 11 holds 0.0 MB and has promised 3.8 MB of 5.8 MB (67%, within the limit of 80%)",
         "audio: worker 12 holds 0.0 MB and has promised 3.8 MB of 5.8 MB (91%, [bold]above the limit of 80%[/bold])",
     ]
