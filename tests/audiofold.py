@@ -159,7 +159,13 @@ class World:
                 self.recordings[session_id] = effect
                 self.recorded[session_id] = b"".join(parts)
                 md5 = hashlib.md5(self.recorded[session_id]).hexdigest()
-                return outcomes.Recorded(f"audio/{session_id}/recording", len(self.recorded[session_id]), md5, 0)
+                return outcomes.Recorded(
+                    f"audio/{session_id}/recording",
+                    len(self.recorded[session_id]),
+                    md5,
+                    0,
+                    segments=len(effect.sources),
+                )
             case RemoveSegments():
                 for first, last in effect.ranges:
                     self.objects.pop(self._key(session_id, first, last), None)

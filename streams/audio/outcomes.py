@@ -1,5 +1,5 @@
 """What came of an effect, as a record of the partition that asked for it: JSON under a header `type` of its own. `damaged`:
-an attempt found other bytes in the store than were written.
+an attempt found other bytes in the store than were written. `segments`: of how many the recording was, or was to be, made.
 
 They are written inside the owner's transaction, so that an owner that was fenced reports nothing. `retry` comes from
 outside: a dead letter of a failed segment, sent back as it is, asks for the segment again.
@@ -48,6 +48,7 @@ class Recorded(msgspec.Struct, frozen=True, omit_defaults=True):
     md5: str
     duration_ms: _Count
     damaged: bool = False
+    segments: _Count | None = None
 
 
 class Unrecorded(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -55,6 +56,7 @@ class Unrecorded(msgspec.Struct, frozen=True, omit_defaults=True):
 
     error: str
     damaged: bool = False
+    segments: _Count | None = None
 
 
 class Removed(msgspec.Struct, frozen=True):

@@ -244,8 +244,8 @@ class AudioOutside:
         try:
             recorded = await self._persist(key, lambda: self._record(effect, key), tries)
         except _GaveUp as error:
-            return outcomes.Unrecorded(str(error), tries.damaged)
-        return msgspec.structs.replace(recorded, damaged=tries.damaged)
+            return outcomes.Unrecorded(str(error), tries.damaged, len(effect.sources))
+        return msgspec.structs.replace(recorded, damaged=tries.damaged, segments=len(effect.sources))
 
     async def _record(self, effect: Assemble, key: str) -> outcomes.Recorded:
         async with self._world.recordings:

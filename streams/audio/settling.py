@@ -45,7 +45,7 @@ def _fold_outcome(state: AudioState, session: Session, record: Record, outcome: 
             return fail(state, session, outcome)
         case outcomes.Retry():
             return _retry(state, session, record, outcome)
-        case outcomes.Recorded() if session.status is Status.CLOSING:
+        case outcomes.Recorded() if _of_all(session, outcome):
             session.recording = Recording(outcome.key, outcome.size, outcome.md5, outcome.duration_ms)
             session.error = ""
             close_session(state, session)
@@ -53,7 +53,7 @@ def _fold_outcome(state: AudioState, session: Session, record: Record, outcome: 
             state.totals["recorded"] += 1
             state.totals["recording_bytes"] += outcome.size
             state.totals["damaged"] += outcome.damaged
-        case outcomes.Unrecorded() if session.status is Status.CLOSING:
+        case outcomes.Unrecorded() if _of_all(session, outcome):
             session.error = outcome.error
             state.totals["unrecorded"] += 1
             state.totals["damaged"] += outcome.damaged
@@ -69,6 +69,14 @@ def _fold_outcome(state: AudioState, session: Session, record: Record, outcome: 
         case _:
             return False
     return True
+
+
+def _of_all(session: Session, outcome: outcomes.Recorded | outcomes.Unrecorded) -> bool:
+    """Whether a recording is awaited, and this one was made of all segments that there are: since it was begun a failed one
+    may have been asked for again, and then it is made once more."""
+    if session.status is not Status.CLOSING or session.intents:
+        return False
+    return outcome.segments in (None, sum(1 for _ in session.kept(Kept.STORED)))
 
 
 def _stored(state: AudioState, session: Session, outcome: outcomes.Stored) -> bool:
@@ -136,6 +144,10 @@ def _retry(state: AudioState, session: Session, record: Record, outcome: outcome
     segment = session.segments.get(outcome.first_seq)
     if segment is None or segment.kept is not Kept.FAILED:
         return False
+    if session.removing or any(session.kept(Kept.REMOVED)):
+        # A recording is made of segments, and would be made anew of this one alone.
+        bury(state, record, "unknown_session", "a retry of a session whose other segments are removed")
+        return True
     segment.kept, segment.error, segment.replay = Kept.INTENDED, "", header(record.headers, REPLAY) or b""
     session.intents[segment.first_seq] = None
     if session.status is Status.CLOSED:

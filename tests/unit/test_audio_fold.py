@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from streams.audio import outcomes
+from streams.audio.effects import Assemble, PutSegment, RemoveSegments
+from streams.audio.session import Kept, Status
 from streams.runtime.fold import Position
-from tests.audiofold import RULES, Close, World, assert_whole, chunk, opened, written
+from tests.audiofold import RULES, Close, World, assert_whole, chunk, opened, pcm, written
 from topics.audio import CONNECTION
 from topics.audio_events import SessionOpened, SessionResumed, decode_event
 from topics.records import Emit
@@ -124,6 +129,92 @@ def test_bytes_of_what_could_not_be_stored_are_let_go_of() -> None:
     world.settle()
     held = [seq for seq, _ in world.fold.shelf.window("s")]
     assert held == [58, 59, 60, 61, 62]
+
+
+def with_a_failed_segment() -> World:
+    """A session of three minutes, of which the second could not be stored; its end is folded, its recording wanted."""
+    world = World()
+    world.say(opened())
+    world.talk("s", 0, 70)
+    world.settle()
+    world.fails = True
+    world.talk("s", 71, 130)
+    world.settle()
+    world.fails = False
+    world.talk("s", 131, 150)
+    world.say(Close("s"))
+    while world.folded < len(world.log) or any(isinstance(effect, PutSegment) for effect in world.inflight):
+        world.read()
+        world.flush()
+        if world.inflight and isinstance(world.inflight[0], PutSegment):
+            world.work()
+        world.flush()
+    assert [type(effect) for effect in world.inflight] == [Assemble]
+    return world
+
+
+def retry(world: World) -> None:
+    """The dead letter of the failed segment is replayed."""
+    (letter,) = [letter for letter in world.dead if letter.reason == "segment_failed"]
+    world.append(letter.key, letter.value, letter.headers)
+
+
+def assert_all_recorded(world: World) -> None:
+    """The recording holds every chunk, and no segment is left beside it."""
+    assert world.recorded["s"] == b"".join(pcm("s", seq) for seq in range(151))
+    saved = world.saved()["s"]
+    assert saved.status is Status.CLOSED and saved.recording is not None
+    assert {segment.kept for segment in saved.segments} == {Kept.REMOVED} and world.objects == {}
+
+
+@pytest.mark.parametrize("stored_first", [False, True])
+def test_a_segment_replayed_while_its_recording_is_made_is_in_the_recording(stored_first: bool) -> None:
+    world = with_a_failed_segment()
+    assemble = world.inflight.pop()
+    assert isinstance(assemble, Assemble)
+    retry(world)
+    world.read()
+    world.flush()
+    if stored_first:
+        world.work()
+    # Made all the while, of the segments that were stored when it began.
+    made = outcomes.Recorded("audio/s/recording", 1, "0" * 32, 0, segments=len(assemble.sources))
+    world.reports.append(outcomes.encode(made, "s", AUDIO_CHUNKS, 0))
+    world.settle()
+    assert_all_recorded(world)
+
+
+def test_a_recording_that_failed_without_a_replayed_segment_is_made_with_it() -> None:
+    world = with_a_failed_segment()
+    assemble = world.inflight.pop()
+    assert isinstance(assemble, Assemble)
+    retry(world)
+    world.read()
+    world.flush()
+    world.work()
+    made = outcomes.Unrecorded("the store refused it", segments=len(assemble.sources))
+    world.reports.append(outcomes.encode(made, "s", AUDIO_CHUNKS, 0))
+    world.settle()
+    assert_all_recorded(world)
+
+
+@pytest.mark.parametrize("when", ["while they are removed", "once they are removed"])
+def test_a_segment_replayed_after_the_others_are_removed_leaves_the_recording(when: str) -> None:
+    world = with_a_failed_segment()
+    world.settle()
+    whole = world.recorded["s"]
+    world.idle(RULES.remember_ms + 1)
+    world.read()
+    world.flush()
+    assert [type(effect) for effect in world.inflight] == [RemoveSegments]
+    if when == "once they are removed":
+        world.work()
+        world.flush()
+        world.read()
+    retry(world)
+    world.settle()
+    assert world.recorded["s"] == whole, "not made anew of the one segment"
+    assert "unknown_session" in {letter.reason for letter in world.dead}
 
 
 def test_a_newer_connection_is_told_once_whatever_is_folded_again() -> None:
