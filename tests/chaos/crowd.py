@@ -104,13 +104,6 @@ class Crowd:
             client.blocks.append(block)
         return client
 
-    def __enter__(self) -> Crowd:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for call in self._calls:
-            call.cancel()
-
     # -- the clients ---------------------------------------------------------------------------------------------
 
     def talk(self, pause_s: float, at: Mapping[int, Callable[[], object]] | None = None) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +70,93 @@ def test_a_kill_at_any_point_changes_no_recording(
         assert run.worker.fired() == run.worker.planned()
         assert run.worker.codes == [-9] * len(KILLS) * times
         print(f"chaos: audio kills: {figures}, kills={len(run.worker.codes) + len(gateways[0].process.codes)}")
+
+
+@pytest.mark.long
+def test_workers_that_join_and_leave_change_no_recording(stack: LocalStack, tmp_path: Path) -> None:
+    with _crowd_run(stack, tmp_path) as run, _gateways(run, 2) as gateways:
+        owned: list[list[set[int]]] = []
+
+        def note() -> None:
+            owned.append([worker.owns() for worker in run.workers])
+
+        def leave(number: int) -> None:
+            note()
+            run.workers[number].revive = False
+            run.workers[number].leave()
+
+        crowd = Crowd(run, 48, 400, seed=34, gateways=gateways)
+        accidents = {
+            10: run.join,
+            25: lambda: leave(0),
+            40: run.join,
+            55: lambda: run.workers[1].signal(signal.SIGKILL),
+            70: lambda: leave(1),
+            85: run.join,
+            95: note,
+        }
+        crowd.talk(1.0, accidents)
+        crowd.settle(180)
+        figures = crowd.assert_exact()
+        held = [[len(partitions) for partitions in each] for each in owned]
+        assert held[0] == [1, 1] and held[1] == [0, 1, 1], held
+        assert run.workers[0].codes == [0] and run.workers[1].codes == [-signal.SIGKILL, 0]
+        print(f"chaos: audio workers come and go: {figures}, partitions={held}")
+
+
+@pytest.mark.long
+def test_a_stalled_session_holds_nobody_up(stack: LocalStack, tmp_path: Path) -> None:
+    times = {"audio_upload_after_s": 60.0, "audio_silence_s": 30.0, "audio_reorder_s": 2.0, "audio_window_s": 120.0}
+    with _crowd_run(stack, tmp_path, **times, audio_session_idle_s=180.0) as run:
+        crowd = Crowd(run, 50, 1_200, seed=35)
+        stalled = crowd.clients[0]
+        # It says two blocks, and the rest when all others are done.
+        stalled.blocks = [*stalled.blocks[:2], *[[]] * 296, stalled.blocks[2]]
+        watch = _Watch(run, crowd)
+        crowd.talk(0.512, dict.fromkeys(range(0, 300, 5), watch.look))
+        pinned_s, late_s = watch.pinned_s(), watch.late_s()
+        crowd.settle(240)
+        figures = crowd.assert_exact()
+        print(f"chaos: audio stalled: {figures}, {pinned_s=:.1f}, {late_s=:.1f}")
+        assert pinned_s < 75 and late_s < 75
+
+
+@dataclass(frozen=True)
+class _Look:
+    """At one moment: each partition's end and commit, and how many chunks each session has said and has stored."""
+
+    at_s: float
+    ends: list[int]
+    committed: list[int]
+    said: dict[str, int]
+    stored: dict[str, int]
+
+
+@dataclass
+class _Watch:
+    """Looks at a run again and again: how far behind its commits are, and what is stored of each session."""
+
+    run: Run
+    crowd: Crowd
+    looks: list[_Look] = field(default_factory=list)
+
+    def look(self) -> None:
+        """Note where all is."""
+        said = {client.id: len(client.chunks) for client in self.crowd.clients}
+        sql = "SELECT session_id, sum(last_seq - first_seq + 1) FROM audio_segments GROUP BY session_id"
+        stored = {str(name): int(count) for name, count in self.run.rows(sql)}
+        self.looks.append(_Look(time.monotonic(), self.run.ends(), self.run.committed(), said, stored))
+
+    def pinned_s(self) -> float:
+        """The longest that a partition's commits were behind what it had."""
+        return self._behind(lambda then, now: all(c >= e for e, c in zip(then.ends, now.committed, strict=True)))
+
+    def late_s(self) -> float:
+        """The longest that a chunk waited to be stored."""
+        return self._behind(lambda then, now: all(now.stored.get(name, 0) >= said for name, said in then.said.items()))
+
+    def _behind(self, done: Callable[[_Look, _Look], bool]) -> float:
+        first = self.looks[0].at_s
+        return max(
+            now.at_s - max((then.at_s for then in self.looks if done(then, now)), default=first) for now in self.looks
+        )
