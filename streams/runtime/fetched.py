@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
+import cramjam
 import numpy as np
 import numpy.typing as npt
 from aiokafka import codec
@@ -29,12 +31,34 @@ _OVERHEAD_BYTES = 12
 _HEAD = struct.Struct(">qiibIhiqqqhii")
 _CODEC_MASK = 0x07
 _LOG_APPEND_TIME = 0x08
-_DECODERS = {
+#: A batch that becomes larger is poison: a megabyte of zstd can hold gigabytes. A fetch ends with the batch that makes it
+#: as large, and what follows is fetched again.
+UNPACKED_BYTES_MAX = 32 << 20
+
+
+def _unpacker(decompress_into: Callable[[Any, Any], int]) -> Callable[[bytes], Any]:
+    def unpack(data: bytes) -> npt.NDArray[np.uint8]:
+        """Into room for what is usual, then for all that is allowed; memory that nothing is written to costs nothing."""
+        usual = min(max(8 * len(data), 1 << 16), UNPACKED_BYTES_MAX)
+        try:
+            return _unpacked(data, usual)
+        except cramjam.DecompressionError:
+            return _unpacked(data, UNPACKED_BYTES_MAX)
+
+    def _unpacked(data: bytes, room: int) -> npt.NDArray[np.uint8]:
+        into = np.empty(room, dtype=np.uint8)
+        return into[: decompress_into(data, into)]
+
+    return unpack
+
+
+#: Snappy needs no bound: it makes at most 21 bytes of one.
+_DECODERS: dict[int, Callable[[bytes], Any]] = {
     0: bytes,
-    1: codec.gzip_decode,
+    1: _unpacker(cramjam.gzip.decompress_into),
     2: codec.snappy_decode,
-    3: codec.lz4_decode,
-    4: codec.zstd_decode,
+    3: _unpacker(cramjam.lz4.decompress_into),
+    4: _unpacker(cramjam.zstd.decompress_into),
 }
 
 
@@ -89,6 +113,8 @@ def decode_fetch(topic: str, partition: int, fetched: PartitionRecords) -> Batch
         if not (_aborted(fetched, raw) or raw.is_control_batch):
             columns.extend(raw, log.batch_bytes, fetched.next_fetch_offset)
         fetched.next_fetch_offset = raw.next_offset
+        if columns.size >= UNPACKED_BYTES_MAX:
+            break
     return columns.batch(topic, partition, begin, fetched.next_fetch_offset, fetched_s)
 
 
@@ -102,11 +128,11 @@ def _aborted(fetched: PartitionRecords, raw: Any) -> bool:
 
 
 class _Columns:
-    """The records of a fetch's batches, gathered."""
+    """The records of a fetch's batches, gathered; `size` is in bytes, unpacked."""
 
     def __init__(self) -> None:
-        self._payloads: list[bytes] = []
-        self._size = 0
+        self._payloads: list[Any] = []
+        self.size = 0
         self._columns: list[npt.NDArray[np.int64]] = []
         self._unreadable: list[Unreadable] = []
 
@@ -119,7 +145,7 @@ class _Columns:
             self._bury(base_offset, raw, data, f"{type(error).__name__}: {error}")
             return
         view = np.frombuffer(payload, dtype=np.uint8)
-        columns, whole = native.split_records(view, count, self._size, base_offset, raw.next_offset, first_ms)
+        columns, whole = native.split_records(view, count, self.size, base_offset, raw.next_offset, first_ms)
         if not whole:
             read = columns.shape[1]
             # Of the batch's own offsets also where the last of them was read too early.
@@ -132,7 +158,7 @@ class _Columns:
             columns = columns[:, columns[native.OFFSET] >= position]
         if columns.shape[1]:
             self._payloads.append(payload)
-            self._size += len(payload)
+            self.size += len(payload)
             self._columns.append(columns)
 
     def _bury(self, first_offset: int, raw: Any, data: bytes, error: str) -> None:

@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.errors import CorruptRecordException
 
-from streams.runtime.fetched import FetchedRecords, decode_fetch
+from streams.runtime.fetched import UNPACKED_BYTES_MAX, FetchedRecords, decode_fetch
 from tests.recordbatch import CODECS, Raw, abort_marker, record_batch
 from topics.records import Batch
 
@@ -119,6 +119,28 @@ def test_a_number_too_long_for_a_word_is_poison() -> None:
     batch = _decoded(data)
     assert [(r.value, tuple(r.headers)) for r in batch.records()] == [(b"1", ())]
     assert [piece.first_offset for piece in batch.unreadable] == [1]
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd"])
+def test_a_batch_that_becomes_huge_is_poison(codec: str) -> None:
+    bomb = record_batch([Raw(b"k", bytes(UNPACKED_BYTES_MAX))], codec=codec, base_offset=1)
+    assert len(bomb) < UNPACKED_BYTES_MAX // 100
+    batch = _decoded(record_batch([Raw(b"k", b"1")]) + bomb + record_batch([Raw(b"k", b"2")], base_offset=2))
+    assert _values(batch) == [b"1", b"2"]
+    assert [(piece.first_offset, piece.next_offset, piece.data) for piece in batch.unreadable] == [(1, 2, bomb)]
+
+
+def test_a_fetch_of_many_large_batches_ends_early_and_goes_on_where_it_ended() -> None:
+    value = bytes(UNPACKED_BYTES_MAX // 3)
+    data = b"".join(record_batch([Raw(b"k", value)], codec="zstd", base_offset=i) for i in range(5))
+    batch = _decoded(data)
+    assert (len(batch), batch.end, batch.unreadable) == (3, 3, ())
+
+
+def test_a_batch_that_compresses_a_hundredfold_is_read() -> None:
+    sent = [Raw(b"k", b"the same again" * 10) for _ in range(10_000)]
+    assert len(data := record_batch(sent, codec="zstd")) < 1_500_000 // 50
+    assert _values(_decoded(data)) == [raw.value for raw in sent]
 
 
 def test_a_wrong_checksum_is_no_poison_but_a_fault() -> None:
