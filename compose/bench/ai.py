@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
@@ -31,6 +31,8 @@ from topics.ai_events import FINAL_EVENTS, TaskCompleted, TextWritten
 from topics.partitioning import partition_of
 
 PARTITIONS = 4
+#: What can be left out.
+MORE = ("batches", "celery")
 BATCH = 3
 
 
@@ -45,6 +47,11 @@ class Plan:
     batches: int = 4
     watched: int = 32
     tuning: Mapping[str, Any] | None = None
+
+    @property
+    def clock_model(self) -> str:
+        """The one whose tokens are times."""
+        return f"stand-in-clock-{self.slow_ms}ms"
 
     @property
     def job(self) -> str:
@@ -78,29 +85,35 @@ def _worker(stack: LocalStack, plan: Plan, model: str, **settings: Any) -> Itera
         worker.stop()
 
 
-def measure_tasks(stack: LocalStack, plan: Plan) -> Result:
-    """Tasks finished a second, from the first that is submitted to the last answer that is told."""
-    model = f"stand-in-{plan.answer_ms}ms"
-    with _worker(stack, plan, model, ai_concurrency=plan.concurrency) as (worker, tasks):
+def measure_one_worker(stack: LocalStack, plan: Plan) -> Iterator[dict[str, Any] | Result]:
+    """How soon a token is told, and tasks a second."""
+    settings = {"ai_models": plan.clock_model, "ai_concurrency": plan.concurrency}
+    with _worker(stack, plan, f"stand-in-{plan.answer_ms}ms", **settings) as (worker, tasks):
         warm = [f"warm-{number}" for number in range(plan.concurrency)]
         tasks.submit(warm)
         tasks.ends(len(warm))
-        pids = {server.name.lower(): server.pid for server in stack.servers if server.pid} | {"worker": worker.pid}
-        before, started = {name: cpu_s(pid) for name, pid in pids.items()}, time.monotonic()
-        tasks.submit(f"task-{number}" for number in range(plan.tasks))
-        ends = tasks.ends(plan.tasks)
-        seconds = time.monotonic() - started
-        used = {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
-        check_answers(ends)
-        return Result(
-            system="sluiceway",
-            job=plan.job,
-            events=plan.tasks,
-            seconds=seconds,
-            cpu_s=used["worker"],
-            rss_peak_bytes=worker.rss_peak_bytes(),
-            more={"cores": {name: round(value / seconds, 3) for name, value in used.items()}},
-        )
+        yield _tokens(tasks, plan)
+        yield _tasks(stack, worker, tasks, plan)
+
+
+def _tasks(stack: LocalStack, worker: MeasuredWorker, tasks: Tasks, plan: Plan) -> Result:
+    """Tasks finished a second, from the first that is submitted to the last answer that is told."""
+    pids = {server.name.lower(): server.pid for server in stack.servers if server.pid} | {"worker": worker.pid}
+    before, started = {name: cpu_s(pid) for name, pid in pids.items()}, time.monotonic()
+    tasks.submit(f"task-{number}" for number in range(plan.tasks))
+    ends = tasks.ends(plan.tasks)
+    seconds = time.monotonic() - started
+    used = {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
+    check_answers(ends)
+    return Result(
+        system="sluiceway",
+        job=plan.job,
+        events=plan.tasks,
+        seconds=seconds,
+        cpu_s=used["worker"],
+        rss_peak_bytes=worker.rss_peak_bytes(),
+        more={"cores": {name: round(value / seconds, 3) for name, value in used.items()}},
+    )
 
 
 def measure_celery(stack: LocalStack, plan: Plan, folder: Path) -> Line:
@@ -156,24 +169,21 @@ def _spread(prefix: str, of_each: int) -> Iterator[str]:
         yield from islice((i for i in ids if partition_of(i.encode(), PARTITIONS) == partition), of_each)
 
 
-def measure_tokens(stack: LocalStack, plan: Plan) -> dict[str, Any]:
+def _tokens(tasks: Tasks, plan: Plan) -> dict[str, Any]:
     """How soon a token is in `ai.results.v1` after the model has said it: its tokens are the times at which it says them."""
-    with _worker(stack, plan, "stand-in", ai_models=f"stand-in-clock-{plan.slow_ms}ms") as (_, tasks):
-        tasks.submit(["warm"])
-        tasks.ends(1)
-        tasks.submit((f"watched-{number}" for number in range(plan.watched)), f"stand-in-clock-{plan.slow_ms}ms")
-        delays_s: list[float] = []
-        blocks, left = 0, plan.watched
-        for at_s, event in tasks.told():
-            if isinstance(event, TextWritten):
-                blocks += 1
-                delays_s += [at_s - int(word) / 1e6 for word in event.text.split()]
-            elif isinstance(event, FINAL_EVENTS):
-                if not isinstance(event, TaskCompleted):
-                    raise BenchFailed(f"a task ended as {event}")
-                left -= 1
-            if left == 0:
-                break
+    tasks.submit((f"watched-{number}" for number in range(plan.watched)), plan.clock_model)
+    delays_s: list[float] = []
+    blocks, left = 0, plan.watched
+    for at_s, event in tasks.told():
+        if isinstance(event, TextWritten):
+            blocks += 1
+            delays_s += [at_s - int(word) / 1e6 for word in event.text.split()]
+        elif isinstance(event, FINAL_EVENTS):
+            if not isinstance(event, TaskCompleted):
+                raise BenchFailed(f"a task ended as {event}")
+            left -= 1
+        if left == 0:
+            break
     delays_s.sort()
     return {
         "measurement": "ai tokens",
@@ -184,3 +194,12 @@ def measure_tokens(stack: LocalStack, plan: Plan) -> dict[str, Any]:
         "p99_s": round(quantile(delays_s, 0.99), 3),
         "max_s": round(delays_s[-1], 3),
     }
+
+
+def measure(stack: LocalStack, plan: Plan, folder: Path, without: Sequence[str]) -> Iterator[dict[str, Any] | Line]:
+    """All of it, but what is named in `without`, each as it is done. Raises BenchFailed."""
+    yield from measure_one_worker(stack, plan)
+    if "batches" not in without:
+        yield measure_batches(stack, plan)
+    if "celery" not in without:
+        yield measure_celery(stack, plan, folder)

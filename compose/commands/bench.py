@@ -113,6 +113,7 @@ def audio(
 def ai(
     tasks: Annotated[int, typer.Option(help="tasks whose answers take 100 ms", min=1)] = ai_bench.Plan.tasks,
     quick: Annotated[bool, typer.Option(help="a smoke test: few tasks, and a model that is less slow")] = False,
+    without: Annotated[str, typer.Option(help=f"comma-separated, of: {', '.join(ai_bench.MORE)}")] = "",
     json_only: JsonOnly = False,
 ) -> None:
     """AI tasks through one worker with the stand-in model: tasks a second beside Celery on Redis, batches of 3 against one by
@@ -121,18 +122,25 @@ def ai(
     One line of JSON a measurement on standard output, a table on standard error.
     """
     console = Console(stderr=True, highlight=False, quiet=json_only)
+    left_out = [name.strip() for name in without.split(",") if name.strip()]
+    if unknown := set(left_out) - set(ai_bench.MORE):
+        print(
+            f"sluiceway: nothing is called {', '.join(sorted(unknown))}; there are: {', '.join(ai_bench.MORE)}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(2)
     plan = ai_bench.Plan(tasks=tasks, tuning=_tuning())
     if quick:
         plan = replace(plan, tasks=min(tasks, 100), slow_ms=400, batches=1, watched=4)
     lines: list[Line] = []
     figures: list[dict[str, Any]] = []
     with _measuring() as folder, ai_bench.ai_stack(folder) as stack:
-        for measure in (ai_bench.measure_tokens, ai_bench.measure_batches):
-            figures.append(measure(stack, plan))
-            print(json.dumps(figures[-1]), flush=True)
-        for line in (ai_bench.measure_tasks(stack, plan), ai_bench.measure_celery(stack, plan, folder)):
-            lines.append(line)
-            print(line.line(), flush=True)
+        for found in ai_bench.measure(stack, plan, folder, left_out):
+            if isinstance(found, dict):
+                figures.append(found)
+            else:
+                lines.append(found)
+            print(json.dumps(found) if isinstance(found, dict) else found.line(), flush=True)
     show_ai(console, lines, figures)
 
 

@@ -54,12 +54,11 @@ def test_live_audio_loses_nothing_and_is_recorded_bit_for_bit() -> None:
 
 
 def test_ai_tasks_are_answered_and_every_measurement_gives_a_line() -> None:
-    tokens, batches, own, celery = lines_of("ai", "--quick")
+    tokens, own = lines_of("ai", "--quick", "--without", "batches,celery")
     assert 0 < tokens["p50_s"] <= tokens["p99_s"] <= tokens["max_s"]
     assert tokens["tokens"] > tokens["blocks"] >= tokens["tasks"]
-    assert batches["one_by_one_s"] > batches["batches_of_3_s"] > 0.4
     assert own["events"] == 100 and own["events_per_s"] > 0
-    assert celery.get("events") == 100 or "not installed" in celery["skipped"]
+    assert 0 < own["cores"]["worker"] < 2
 
 
 def test_an_unknown_system_is_refused_by_name() -> None:

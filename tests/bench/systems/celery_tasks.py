@@ -20,7 +20,7 @@ from celery import Celery
 from openai import OpenAI
 
 REDIS, MODEL_URL, MODEL, MESSAGES, CONCURRENCY = sys.argv[-5:]
-#: Threads, whose calls wait side by side. Measured beside gevent and 64 processes, which were slower on two cores.
+#: Threads, whose calls wait side by side. On two cores gevent was 6 % faster, 64 processes 30 % slower.
 POOL = "threads"
 
 app = Celery("bench", broker=REDIS, backend=REDIS)
