@@ -75,6 +75,9 @@ class Settings:
     # the runtime
     flush_interval_s: float = _s(0.5, "a partition's open fold is flushed at least this often, seconds")
     flush_rows: int = _s(50_000, "a partition is flushed early at this many open rows; one of many KiB counts as many")
+    unwritten_mb: int = _s(
+        256, "rows of tasks and jobs that ClickHouse has not, of all workers; past it no more is read, MB"
+    )
     flush_deadline_s: float = _s(7.5, "a flush at revoke or shutdown is abandoned past this, seconds")
     transaction_timeout_s: float = _s(10.0, "Kafka's transaction time-out, seconds")
     session_timeout_s: float = _s(10.0, "Kafka's group session time-out, seconds")
@@ -249,6 +252,7 @@ class Settings:
             "partitions",
             "replication_factor",
             "flush_rows",
+            "unwritten_mb",
             "traffic_paths_max",
             "converter_slots",
             "converter_source_mb",

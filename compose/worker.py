@@ -175,6 +175,7 @@ def worker_config(settings: Settings, stream: str) -> WorkerConfig:
         limits=RuntimeLimits(
             flush_interval_s=settings.ai_flush_interval_s if stream == "ai" else settings.flush_interval_s,
             flush_rows=settings.flush_rows,
+            unwritten_bytes=(settings.unwritten_mb << 20) // settings.partitions,
             transaction_timeout_s=settings.transaction_timeout_s,
             accept_loss=settings.accept_loss,
         ),

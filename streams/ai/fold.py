@@ -13,12 +13,13 @@ from streams.ai import core, restoring
 from streams.ai.clock import idle_wanted
 from streams.ai.effects import CallModel, Effect
 from streams.ai.model_port import Asked, Part
-from streams.ai.rows import Row, table
+from streams.ai.rows import table
 from streams.ai.rules import AiRules
 from streams.ai.state import AiState, Split
 from streams.ai.task import Task
 from streams.ai.telling import figures_of, history
 from streams.runtime.fold import Materialisation, Position
+from streams.runtime.unwritten import Unwritten
 from topics.ai import Idle, Kind, Status, encode
 from topics.ai_events import TaskEvent
 from topics.event_ids import EventId
@@ -41,7 +42,7 @@ class AiFold:
         self._position = Position(0, 0)
         self._clock_ms = 0
         self._totals: Counter[str] = Counter()
-        self._rows: dict[str, Row] = {}
+        self._rows = Unwritten()
 
     def take_seat(self, term: int) -> None:
         """This process owns the partition, in so many's term: once its own word of it is folded, calls are granted."""
@@ -55,7 +56,7 @@ class AiFold:
         """See `Fold`."""
         restoring.restored(self.state, self._kept, position.epoch, position.offset)
         self._kept = restoring.Restoring()
-        self._rows = restoring.unmaterialised(self.state)
+        self._rows = Unwritten(restoring.unmaterialised(self.state))
         self._position, self.applied = position, position.offset
         self._clock_ms, self._totals = self.state.clock_ms, Counter(self.state.totals)
 
@@ -73,7 +74,7 @@ class AiFold:
     def committed(self, flush: Flush) -> None:
         """See `Fold`."""
         self._position, sealed = flush.token
-        self._rows |= sealed.rows
+        self._rows.add(sealed.rows)
         self._clock_ms, self._totals = sealed.clock_ms, sealed.totals
 
     def undone(self) -> Sequence[Any]:
@@ -89,22 +90,26 @@ class AiFold:
 
     def materialise(self) -> Materialisation | None:
         """See `Fold`."""
-        if not self._rows:
+        if not self._rows.rows:
             self.state.materialised = max(self.state.materialised, self._position.version)
             return None
-        newest = max(row["version"] for row in self._rows.values())
-        return Materialisation(self._position, {AI_TASKS_ROWS: table(self._rows)}, newest)
+        return Materialisation(self._position, {AI_TASKS_ROWS: table(self._rows.rows)}, self._rows.newest)
 
     def materialised(self, done: Materialisation) -> None:
         """See `Fold`."""
         self.state.materialised = max(self.state.materialised, done.position.version)
-        self._rows = {task_id: row for task_id, row in self._rows.items() if row["version"] > done.token}
+        self._rows.forget(done.token)
 
     @property
     def open_rows(self) -> int:
         """See `Fold`. A record of many KiB counts as many."""
         kib = sum(len(emit.value or b"") for emit in self.state.emits) >> 10
         return len(self.state.emits) + len(self.state.dead) + len(self.state.dirty) + kib
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """See `Fold`."""
+        return self._rows.nbytes
 
     def figures(self) -> Mapping[str, float]:
         """See `Fold`. Outcomes and clock are of what is committed."""

@@ -11,11 +11,12 @@ from streams.files import core
 from streams.files.effects import Effect
 from streams.files.job import Job
 from streams.files.restoring import Restoring, restored, unmaterialised
-from streams.files.rows import Row, table
+from streams.files.rows import table
 from streams.files.rules import FilesRules
 from streams.files.state import FilesState
 from streams.files.telling import history
 from streams.runtime.fold import Materialisation, Position
+from streams.runtime.unwritten import Unwritten
 from topics.event_ids import EventId
 from topics.files import Status
 from topics.files_events import JobEvent
@@ -33,7 +34,7 @@ class FilesFold:
         self._position = Position(0, 0)
         self._clock_ms = 0
         self._totals: Counter[str] = Counter()
-        self._rows: dict[str, Row] = {}
+        self._rows = Unwritten()
 
     def take_seat(self, term: int) -> None:
         """This process owns the partition, in so many's term: once its own word of it is folded, attempts begin."""
@@ -47,7 +48,7 @@ class FilesFold:
         """See `Fold`."""
         restored(self.state, self._kept, position.epoch, position.offset)
         self._kept = Restoring()
-        self._rows = unmaterialised(self.state)
+        self._rows = Unwritten(unmaterialised(self.state))
         self._position, self.applied = position, position.offset
         self._clock_ms, self._totals = self.state.clock_ms, Counter(self.state.totals)
 
@@ -65,7 +66,7 @@ class FilesFold:
     def committed(self, flush: Flush) -> None:
         """See `Fold`."""
         self._position, sealed = flush.token
-        self._rows |= sealed.rows
+        self._rows.add(sealed.rows)
         self._clock_ms, self._totals = sealed.clock_ms, sealed.totals
 
     def undone(self) -> Sequence[Any]:
@@ -78,21 +79,25 @@ class FilesFold:
 
     def materialise(self) -> Materialisation | None:
         """See `Fold`."""
-        if not self._rows:
+        if not self._rows.rows:
             self.state.materialised = max(self.state.materialised, self._position.version)
             return None
-        newest = max(row["version"] for row in self._rows.values())
-        return Materialisation(self._position, {FILE_JOBS_ROWS: table(self._rows)}, newest)
+        return Materialisation(self._position, {FILE_JOBS_ROWS: table(self._rows.rows)}, self._rows.newest)
 
     def materialised(self, done: Materialisation) -> None:
         """See `Fold`."""
         self.state.materialised = max(self.state.materialised, done.position.version)
-        self._rows = {job_id: row for job_id, row in self._rows.items() if row["version"] > done.token}
+        self._rows.forget(done.token)
 
     @property
     def open_rows(self) -> int:
         """See `Fold`."""
         return len(self.state.emits) + len(self.state.dead) + len(self.state.dirty)
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """See `Fold`."""
+        return self._rows.nbytes
 
     def figures(self) -> Mapping[str, float]:
         """See `Fold`. Outcomes and clock are of what is committed."""

@@ -80,6 +80,11 @@ class Fold(Protocol):
         """Records folded since the last seal that the next flush will write; heavy ones count as several, since memory
         is bounded by this number."""
 
+    @property
+    def unwritten_bytes(self) -> int:
+        """Memory of committed rows that wait for `materialise`, about, as far as it grows while the sink is away: past a
+        bound no more is folded until they are written."""
+
     def figures(self) -> Mapping[str, float]:
         """Gauges and counters for metrics and status: totals since the fold began, by name."""
 

@@ -95,6 +95,7 @@ class Materialiser:
             await asyncio.gather(*(self._sink.insert(table, rows) for table, rows in done.rows.items()))
             self._faults.reach("rollup.after")
             runner.fold.materialised(done)
+            runner.written()
             await asyncio.sleep(0)
 
     async def _progress(self, reached: list[_Reached]) -> None:

@@ -52,6 +52,7 @@ class RuntimeLimits:
     flush_rows: int = 50_000
     idle_s: float = 5.0
     inbox_batches: int = 2
+    unwritten_bytes: int = 64 << 20
     transaction_timeout_s: float = 10.0
     accept_loss: bool = False
 
@@ -154,6 +155,10 @@ class PartitionRunner:
             self._inbox.append(batch.since(tail) if batch.begin < tail else batch)
             self._regulate()
             self._wake.set()
+
+    def written(self) -> None:
+        """Rows of it have been written: it may fold on."""
+        self._wake.set()
 
     def report(self, records: Sequence[Emit]) -> None:
         """Have records of this partition written by its next flush; see `outside`."""
@@ -299,7 +304,10 @@ class PartitionRunner:
         self._context.faults.reach("fold")
 
     def _room(self) -> bool:
-        """Whether the fold may go on: at most one more flush is collected while one is under way."""
+        """Whether the fold may go on: at most one more flush is collected while one is under way, and no more rows wait for
+        the sink than memory has room for. What is not folded stays in the log."""
+        if self.fold.unwritten_bytes >= self._context.limits.unwritten_bytes:
+            return False
         return self._flushing is None or self.fold.open_rows < self._context.limits.flush_rows
 
     def _due(self) -> bool:

@@ -39,7 +39,7 @@ class Tally:
     """The smallest fold: how many records there were. `on_commit` is what a test has happen then."""
 
     def __init__(self) -> None:
-        self.count = self.open_rows = 0
+        self.count = self.open_rows = self.unwritten_bytes = 0
         self.on_commit = lambda: None
 
     def restore(self, records: Sequence[tuple[bytes, bytes | None]]) -> None:
@@ -209,6 +209,24 @@ async def test_batches_past_a_gap_ask_for_one_seek_to_where_the_fold_goes_on(sta
         runner.feed(records(5, RECORDS))
         await until(lambda: runner.expected == RECORDS)
         assert count(runner) == RECORDS
+
+
+async def test_nothing_is_folded_while_too_many_rows_wait_for_the_sink(stack: LocalStack) -> None:
+    async with new_worker(stack) as worker:
+        runner = await worker.take_over()
+        runner.feed(records(0, 40))
+        await until(lambda: runner.flushed == 40)
+        assert isinstance(runner.fold, Tally)
+        runner.fold.unwritten_bytes = worker.context.limits.unwritten_bytes
+        runner.feed(records(40, 70))
+        runner.feed(records(70, RECORDS))
+        with pytest.raises(TimeoutError):
+            await until(lambda: runner.expected > 40, 0.5)
+        assert runner.behind, "what came is kept"
+        runner.fold.unwritten_bytes = 0
+        runner.written()
+        await until(lambda: runner.flushed == RECORDS, 2.0)
+        assert count(runner) == RECORDS and not worker.failures
 
 
 async def test_a_runner_that_was_fenced_gives_up_and_harms_nothing(stack: LocalStack) -> None:

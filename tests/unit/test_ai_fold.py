@@ -201,3 +201,18 @@ def test_texts_that_a_webhook_is_to_be_told_are_kept() -> None:
     world.show()
     world.flush()
     assert world.webhooks["a"] == 1 and world.fold.state.tasks["a"].let_go
+
+
+def test_rows_that_clickhouse_has_not_are_counted_with_their_texts() -> None:
+    world = World()
+    for task_id in "abc":
+        world.say(submit(task_id, question="x" * 10_000))
+    world.settle()
+    texts = sum(len(task.submit.question) + len(task.result or "") for task in world.fold.newest(None))
+    assert texts > 60_000
+    assert texts < world.fold.unwritten_bytes < texts + 20_000, "a row counts once, however often it changes"
+    world.start()
+    world.settle()
+    assert world.fold.unwritten_bytes > texts, "nor is it forgotten by the next owner"
+    world.show()
+    assert world.fold.unwritten_bytes == 0

@@ -54,6 +54,9 @@ class _Runner:
     def expected(self) -> int:
         return self.process.position
 
+    def written(self) -> None:
+        """There is room again; this one never waits for any."""
+
 
 class _Worker:
     def __init__(self, process: Process) -> None:
