@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
@@ -27,7 +28,7 @@ MAX_TIMESTAMP_MS = 4_102_444_800_000
 #: Headers of an open that a gateway writes: the sender can be told no, and waits to hear it; and which connection it is.
 REFUSE = "refuse"
 CONNECTION = "connection"
-_NUMBER = re.compile(rb"[0-9]{1,15}")
+_DIGITS = 15
 _MD5 = re.compile(rb"[0-9a-fA-F]{32}")
 
 
@@ -119,8 +120,8 @@ def decode(
     kind = header(headers, "type")
     if kind == b"idle":
         return Idle()
-    session_id = (key or b"").decode("ascii", "replace")
-    if not valid_id(session_id):
+    session_id = _session_id(key or b"")
+    if session_id is None:
         return Malformed(Reason.BAD_ID, f"the key {(key or b'')[:160]!r} is no session id: {ID_RULE}")
     if kind == b"chunk":
         return _chunk(session_id, value or b"", headers, max_chunk_bytes)
@@ -200,6 +201,13 @@ def duration_us(opened: Open, data: bytes) -> int | None:
             return None
 
 
+@lru_cache(maxsize=16_384)
+def _session_id(key: bytes) -> str | None:
+    """The id that a key is, which comes again with each chunk; None for another one."""
+    session_id = key.decode("ascii", "replace")
+    return session_id if valid_id(session_id) else None
+
+
 def _chunk(session_id: str, data: bytes, headers: Headers, max_bytes: int) -> Chunk | Malformed:
     seq = _number(headers, "seq", MAX_SEQ)
     captured_ms = _number(headers, "captured_ms", MAX_TIMESTAMP_MS)
@@ -257,9 +265,10 @@ def _number(headers: Headers, name: str, most: int) -> int | Malformed:
     raw = header(headers, name)
     if raw is None:
         return _bad(f"header {name} is missing")
-    if not _NUMBER.fullmatch(raw) or int(raw) > most:
+    number = int(raw) if len(raw) <= _DIGITS and raw.isdigit() else -1
+    if not 0 <= number <= most:
         return _bad(f"{name} {raw[:60]!r} is no whole number from 0 to {most}")
-    return int(raw)
+    return number
 
 
 _Member = TypeVar("_Member", Format, Tier, Store)

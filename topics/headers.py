@@ -6,6 +6,7 @@ Format: https://kafka.apache.org/documentation/#recordbatch
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -32,8 +33,7 @@ def read_headers(raw: bytes) -> Headers:
     for _ in range(count):
         name, at = _bytes(raw, at)
         value, at = _bytes(raw, at)
-        # A name that is no UTF-8, which brokers accept, is written with escapes, so that two can be told apart.
-        found.append(((name or b"").decode("utf-8", "backslashreplace"), value))
+        found.append((_name(name or b""), value))
     return tuple(found)
 
 
@@ -52,7 +52,18 @@ def write_headers(headers: Headers) -> bytes:
     return bytes(out)
 
 
+@lru_cache(maxsize=1_024)
+def _name(raw: bytes) -> str:
+    """A header's name. One that is no UTF-8, which brokers accept, is written with escapes, so that two can be told apart."""
+    return raw.decode("utf-8", "backslashreplace")
+
+
 def _bytes(raw: bytes, at: int) -> tuple[bytes | None, int]:
+    # Most lengths are a single byte.
+    size = raw[at]
+    if size < 0x80 and not size & 1:
+        at += 1
+        return raw[at : at + (size >> 1)], at + (size >> 1)
     size, at = _varint(raw, at)
     return (None, at) if size < 0 else (raw[at : at + size], at + size)
 

@@ -110,8 +110,15 @@ class Batch:
 
     def records(self) -> Iterator[Record]:
         """All records as plain values, for folds that look at each."""
-        for row, (offset, append_ms) in enumerate(zip(self.offsets.tolist(), self.append_ms.tolist(), strict=True)):
-            yield Record(offset, append_ms, self.value(row), self.key(row), self.headers(row))
+        # Column by column out of numpy, whose objects for single numbers and slices cost more than the record.
+        data = self.data.data
+        for offset, append_ms, key_at, key_size, at, size, headers_at, headers_size in zip(
+            *self.columns.tolist(), strict=True
+        ):
+            key = None if key_size < 0 else data[key_at : key_at + key_size].tobytes()
+            value = None if size < 0 else data[at : at + size].tobytes()
+            headers = read_headers(data[headers_at : headers_at + headers_size].tobytes()) if headers_size > 0 else ()
+            yield Record(offset, append_ms, value, key, headers)
 
     def since(self, offset: int) -> Batch:
         """The part of this batch at and after `offset`."""

@@ -41,11 +41,19 @@ class Budget:
         self.capacity = capacity
         self.dropped = 0  # segments whose bytes were let go of before they were stored
         self._shelves: WeakSet[Shelf] = WeakSet()
+        self._spare = 0  # at least so many bytes are free, as far as is known
 
     @property
     def held(self) -> int:
         """Bytes in memory."""
         return sum(shelf.held for shelf in self._shelves)
+
+    def grown(self, size: int) -> None:
+        """So much more is held. All is counted, and room made, only when what was spare at the last count is used up."""
+        self._spare -= size
+        if self._spare < 0:
+            self.relieve()
+            self._spare = self.capacity - self.held
 
     @property
     def reserved(self) -> int:
@@ -101,8 +109,7 @@ class Shelf:
         buffer.data[seq] = data
         self._grow(buffer, len(data))
         self._trim(buffer)
-        if self._budget.held > self._budget.capacity:
-            self._budget.relieve()
+        self._budget.grown(len(data))
 
     def has(self, session_id: str, first_seq: int, last_seq: int) -> bool:
         """Whether all bytes of a range are here."""

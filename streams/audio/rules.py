@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from topics.audio import MAX_CHUNK_BYTES, Format, Open, Tier
 from topics.specs import AUDIO_CHUNKS, AUDIO_SEGMENTS
@@ -39,11 +40,17 @@ class AudioRules:
 
     def first_upload_after_ms(self, session_id: str) -> int:
         """`upload_after_ms` of a session's first segment: less by up to `spread_ms`, by how much is the session's own."""
-        return self.upload_after_ms - (self.spread_ms * zlib.crc32(session_id.encode()) >> 32)
+        return self.upload_after_ms - (self.spread_ms * _share(session_id) >> 32)
 
     def window_bytes(self, opened: Open) -> int:
         """Memory that a session is admitted with: its tier's window at the format's byte rate."""
         return self.window_ms[opened.tier] * byte_rate(opened) // 1000
+
+
+@lru_cache(maxsize=16_384)
+def _share(session_id: str) -> int:
+    """A session's own number, below 2 to the 32nd."""
+    return zlib.crc32(session_id.encode())
 
 
 def byte_rate(opened: Open) -> int:

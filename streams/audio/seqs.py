@@ -10,6 +10,9 @@ Ranges = list[list[int]]
 
 def add(ranges: Ranges, seq: int) -> bool:
     """Take `seq` in; False when it is there already."""
+    if ranges and ranges[-1][1] == seq - 1:  # the next one in order, as nearly all are
+        ranges[-1][1] = seq
+        return True
     at = bisect_right(ranges, seq, key=_first)
     before = ranges[at - 1] if at else None
     if before is not None and seq <= before[1]:
@@ -31,6 +34,8 @@ def add(ranges: Ranges, seq: int) -> bool:
 
 def contains(ranges: Ranges, seq: int) -> bool:
     """Whether `seq` is in one of them."""
+    if not ranges or seq > ranges[-1][1]:
+        return False
     at = bisect_right(ranges, seq, key=_first)
     return at > 0 and seq <= ranges[at - 1][1]
 

@@ -166,7 +166,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         self._read_offset = _NoOffsets()
 
     def _new_consumer_thread(self) -> BatchConsumerThread:
-        return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
+        # Its loop is of the kind that the process runs on; left to itself, mode takes the standard library's.
+        thread_loop = type(self.loop)()
+        thread = BatchConsumerThread(self, loop=self.loop, thread_loop=thread_loop, beacon=self.beacon)
+        thread._close_thread_loop_on_stop = True
+        return thread
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """Yield (partition, message) with the message's value a `Batch`."""
