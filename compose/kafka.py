@@ -5,7 +5,7 @@ from __future__ import annotations
 from compose.settings import Settings
 from streams.runtime.access import KafkaAccess
 from streams.web.publisher import KafkaPublisher, PublishLimits
-from topics.specs import AUDIO_CHUNKS, TRAFFIC_EVENTS
+from topics.specs import AI_TASKS, AUDIO_CHUNKS, TRAFFIC_EVENTS
 
 
 def kafka_access(settings: Settings) -> KafkaAccess:
@@ -29,3 +29,8 @@ def audio_publisher(settings: Settings, sender: str) -> KafkaPublisher:
     # Audio does not get smaller by lz4, and its chunks come one by one from many sessions.
     limits = PublishLimits(linger_s=0.02, compression=None)
     return KafkaPublisher(kafka_access(settings).aiokafka(), AUDIO_CHUNKS, sender, limits)
+
+
+def ai_publisher(settings: Settings, sender: str) -> KafkaPublisher:
+    """A publisher to `ai.tasks.v1`. Start and close are the caller's."""
+    return KafkaPublisher(kafka_access(settings).aiokafka(), AI_TASKS, sender)

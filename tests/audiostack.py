@@ -255,7 +255,7 @@ def _heard(opened: Open, recording: bytes) -> bytes:
 class Gateway:
     """A gateway's process on a port of its own, that it keeps when it is started again."""
 
-    def __init__(self, run: Run, name: str, **settings: Any) -> None:
+    def __init__(self, run: StreamRun, name: str, **settings: Any) -> None:
         own = replace(run.settings, gateway_port=free_port(), data_dir=run.settings.data_dir / name, **settings)
         self.url = f"http://127.0.0.1:{own.gateway_port}"
         self.process = Worker(name, own, GATEWAY, revive=False)

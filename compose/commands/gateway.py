@@ -14,6 +14,7 @@ import structlog
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
+from compose.gateway_ai import GatewayAi
 from compose.gateway_audio import GatewayAudio
 from compose.kafka import kafka_access, traffic_publisher
 from compose.logs import set_up_logs
@@ -38,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 
 def gateway() -> None:
-    """Serve HTTP: events in, status out. Any number of them; SIGTERM finishes what is in flight."""
+    """Serve HTTP: events, audio and AI tasks in, their state out. Any number of them; SIGTERM finishes what is in flight."""
     settings = load()
     set_up_logs(settings)
     run_gateway(settings)
@@ -68,6 +69,7 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
     owners = OwnersTail(kafka_access(settings).aiokafka())
     audio = GatewayAudio(settings, owners, registry)
     storage = StorageFigures(clickhouse(settings), settings.storage_price_per_gb_month, registry)
+    ai = GatewayAi(settings, owners)
     app = make_gateway(
         publisher=publisher,
         readiness=lambda: _readiness(publisher, owners),
@@ -77,6 +79,8 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
         event_limits=EventLimits(event_bytes_max=settings.max_record_bytes),
         audio_parts=audio.parts,
         storage=storage,
+        tasks=ai.tasks,
+        followers=ai.followers,
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
@@ -86,6 +90,7 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
         await owners.start()
         await audio.start()
         storage.start()
+        await ai.start()
         url = await _listen(runner, settings)
         log.info("gateway_listening", url=url)
         yield url
@@ -93,6 +98,7 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
         allowing.cancel()
         await runner.cleanup()
         await storage.close()
+        await ai.close()
         await audio.close()
         await owners.stop()
         await publisher.close()

@@ -5,8 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sinks.clickhouse.sink import ClickHouseSink
+
+_AI_TASK = (
+    "task_id",
+    "status",
+    "user",
+    "task_type",
+    "language",
+    "model",
+    "result",
+    "error_type",
+    "error",
+    "attempts",
+    "retries",
+    "lost_calls",
+    "calls",
+    "segments",
+    "prompt_tokens",
+    "completion_tokens",
+    "cost_micros",
+    "submitted_ms",
+    "accepted_ms",
+    "started_ms",
+    "finished_ms",
+    "updated_ms",
+    "webhook",
+)
 
 
 @dataclass(frozen=True)
@@ -151,6 +178,15 @@ async def ai_task_texts(sink: ClickHouseSink, task_id: str) -> tuple[str, str] |
         f"SELECT question, result FROM {sink.qualified('ai_tasks')} WHERE task_id = {{task_id:String}}", task_id=task_id
     )
     return (str(rows[0][0]), str(rows[0][1])) if rows else None
+
+
+async def ai_task(sink: ClickHouseSink, task_id: str) -> dict[str, Any] | None:
+    """The row of an AI task by the names of its columns, times in milliseconds; None when there is none."""
+    rows = await sink.query(
+        f"SELECT {', '.join(_AI_TASK)} FROM {sink.qualified('ai_tasks_rows')} FINAL WHERE task_id = {{task_id:String}}",
+        task_id=task_id,
+    )
+    return dict(zip(_AI_TASK, rows[0], strict=True)) if rows else None
 
 
 async def progress(sink: ClickHouseSink) -> Sequence[Progress]:

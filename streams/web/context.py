@@ -8,6 +8,8 @@ from typing import Protocol
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from streams.web.ai.followers import Followers
+from streams.web.ai.tasks import Tasks
 from streams.web.audio.recordings import AudioParts
 from streams.web.metrics import GatewayMetrics
 from streams.web.openapi import Json
@@ -55,6 +57,8 @@ READINESS = web.AppKey("READINESS", ReadinessCheck)
 REGISTRY = web.AppKey("REGISTRY", CollectorRegistry)
 METRICS = web.AppKey("METRICS", GatewayMetrics)
 EVENT_LIMITS = web.AppKey("EVENT_LIMITS", EventLimits)
+AI = web.AppKey("AI", Tasks)
+FOLLOWERS = web.AppKey("FOLLOWERS", Followers)
 AUDIO = web.AppKey("AUDIO", AudioParts)
 STORAGE = web.AppKey("STORAGE", StorageStats)
 DOCUMENT: web.AppKey[Json] = web.AppKey("DOCUMENT", dict)

@@ -13,12 +13,18 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
 
 from streams.web import events, status, storage_stats
+from streams.web.ai import endpoints as ai
+from streams.web.ai import status as ai_status
+from streams.web.ai.followers import Followers
+from streams.web.ai.tasks import Tasks
 from streams.web.audio import endpoints as audio
 from streams.web.audio.recordings import AudioParts
 from streams.web.context import (
+    AI,
     AUDIO,
     DOCUMENT,
     EVENT_LIMITS,
+    FOLLOWERS,
     METRICS,
     PUBLISHER,
     READINESS,
@@ -51,15 +57,22 @@ def make_gateway(
     event_limits: EventLimits | None = None,
     audio_parts: AudioParts | None = None,
     storage: StorageStats | None = None,
+    tasks: Tasks | None = None,
+    followers: Followers | None = None,
 ) -> web.Application:
     """The application, owning none of the parts passed in: whoever made them starts and closes them.
 
     With an `api_key`, every endpoint but health and readiness wants `Authorization: Bearer <key>`. Without `audio_parts`
-    nothing of audio is served, without `storage` nothing of what is stored.
+    nothing of audio is served, without `storage` nothing of what is stored, without `tasks` nothing of AI tasks.
     """
     limits = event_limits or EventLimits()
     metrics = GatewayMetrics(registry)
-    optional = ((audio_parts, audio.endpoints), (storage, storage_stats.endpoints))
+    optional = (
+        (audio_parts, audio.endpoints),
+        (storage, storage_stats.endpoints),
+        (tasks, ai.endpoints),
+        (tasks, ai_status.endpoints),
+    )
     modules = (*MODULES, *(module for part, module in optional if part is not None))
     app = web.Application(
         middlewares=[_observed(metrics), problems, _authorised(api_key, modules)], client_max_size=limits.body_bytes_max
@@ -74,6 +87,10 @@ def make_gateway(
         app.on_shutdown.append(audio.end_connections)
     if storage is not None:
         app[STORAGE] = storage
+    if tasks is not None:
+        app[AI] = tasks
+        app[FOLLOWERS] = followers or Followers()
+        app.on_shutdown.append(ai.end_streams)
     app[DOCUMENT] = document(modules, version, with_key=bool(api_key))
     for module in modules:
         for endpoint in module.listed:

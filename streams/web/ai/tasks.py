@@ -1,0 +1,256 @@
+"""AI tasks as a gateway takes them in and tells of them: recorded in Kafka, known by the owners of their partitions.
+
+A gateway keeps nothing of its own but what it submitted lately, so that it knows a task before its owner has read of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote, urlencode
+
+import msgspec
+import orjson
+
+from streams.web.ai.identity import digest_of
+from streams.web.ai.keeper import TaskLog
+from streams.web.ai.submission import Asking
+from streams.web.owner import Answer, OwnerAway, Owners
+from streams.web.publisher import Place
+from topics.ai import Cancel, Status, Submit, TaskRecord, encode
+from topics.ai_events import TaskEvent
+from topics.event_ids import EventId
+
+#: Submissions that are remembered, to answer for until their owner has read them.
+_RECENT_MAX = 20_000
+_PAUSE_S = 0.05
+#: What the owner says beside the state that clients are shown.
+_INNER = ("submit", "partition", "applied")
+
+
+class Conflict(Exception):
+    """The same idempotency key came with another body before."""
+
+
+class ArchiveAway(Exception):
+    """ClickHouse cannot be asked now."""
+
+
+class TaskArchive(Protocol):
+    """Where tasks are that their owners have forgotten."""
+
+    async def task(self, task_id: str) -> dict[str, Any] | None:
+        """A task as its owner described it; None when there is none. Raises ArchiveAway."""
+
+
+class Submitted(NamedTuple):
+    """A task that was taken, or was there before."""
+
+    task_id: str
+    status: str
+
+
+class Page(NamedTuple):
+    """Some tasks, newest first, and the cursor of what follows."""
+
+    tasks: list[dict[str, Any]]
+    cursor: str | None
+
+
+@dataclass
+class _Recent:
+    """What was submitted here; `place` is there once Kafka has it."""
+
+    submit: Submit
+    place: Place | None = None
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """What an owner tells of a task."""
+
+    events: list[TaskEvent]
+
+
+class Tasks:
+    """Takes tasks and cancels in, and asks owners of them. `url_of` gives the owner's address by partition."""
+
+    def __init__(
+        self,
+        log: TaskLog,
+        owners: Owners,
+        url_of: Callable[[int], str | None],
+        archive: TaskArchive,
+        asking: Asking,
+        within_s: float = 5.0,
+    ) -> None:
+        self.asking = asking
+        self._log = log
+        self._owners = owners
+        self._url_of = url_of
+        self._archive = archive
+        self._within_s = within_s
+        self._recent: OrderedDict[str, _Recent] = OrderedDict()
+
+    async def submit(self, submit: Submit, *, keyed: bool) -> Submitted:
+        """Record a task. With a key one that is known already is left as it is.
+
+        Raises Conflict, and PublishUnavailable: the task may have been recorded then, and with a key is sent again safely.
+        """
+        if keyed and (known := await self._known(submit)) is not None:
+            return known
+        recent = self._remember(submit)
+        try:
+            recent.place = await self._append(submit)
+        except BaseException:
+            if self._recent.get(submit.task_id) is recent:
+                del self._recent[submit.task_id]
+            raise
+        return Submitted(submit.task_id, Status.PENDING)
+
+    async def state(self, task_id: str) -> dict[str, Any] | None:
+        """A task as its owner describes it, or ClickHouse where it is forgotten; None when there is none.
+
+        Raises OwnerAway and ArchiveAway.
+        """
+        answer = await self._ask(task_id)
+        told = orjson.loads(answer.body)
+        if answer.status != 404:
+            return _shown(told)
+        recent = self._unread(task_id, told["applied"])
+        return _pending(recent) if recent is not None else await self._archive.task(task_id)
+
+    async def events(self, task_id: str, after: EventId | None) -> list[TaskEvent] | None:
+        """What its owner tells of a task after an event; None when it knows none. Raises OwnerAway."""
+        path = "/events" + (f"?after={after}" if after is not None else "")
+        answer = await self._ask(task_id, path)
+        if answer.status == 404:
+            applied = orjson.loads(answer.body)["applied"]
+            return [] if self._unread(task_id, applied) is not None else None
+        return msgspec.json.decode(answer.body, type=_Told).events
+
+    async def cancel(self, task_id: str) -> dict[str, Any] | None:
+        """Have a task end, and wait for its owner to have read of it; its state then. One that is over is left as it is.
+
+        Raises OwnerAway, ArchiveAway and PublishUnavailable.
+        """
+        state = await self.state(task_id)
+        if state is None or Status(state["status"]).final:
+            return state
+        place = await self._append(Cancel(task_id))
+        try:
+            async with asyncio.timeout(self._within_s):
+                while True:
+                    told = orjson.loads((await self._ask(task_id)).body)
+                    if told["applied"] > place.offset:
+                        return _shown(told)
+                    await asyncio.sleep(_PAUSE_S)
+        except (TimeoutError, OwnerAway):
+            return state
+
+    async def page(self, wanted: Mapping[str, str], limit: int) -> Page:
+        """Tasks that their owners know, newest first; `wanted` may name `user`, `status` and `before`. Raises OwnerAway."""
+        path = "/ai/tasks?" + urlencode({**wanted, "limit": limit})
+        answers = [(told["tasks"], told["partitions"]) for told in await self._everyone(path)]
+        await self._all_answered(partition for _, partitions in answers for partition in partitions)
+        found = [task for tasks, _ in answers for task in tasks]
+        # During a hand-over two workers may answer for the same partition.
+        newest = {task["task_id"]: task for task in found}
+        ordered = sorted(newest.values(), key=lambda task: (task["accepted_ms"], task["task_id"]), reverse=True)
+        page = ordered[:limit]
+        full = len(page) == limit
+        return Page(page, f"{page[-1]['accepted_ms']}-{page[-1]['task_id']}" if full else None)
+
+    async def queues(self) -> list[dict[str, Any]]:
+        """The figures of every partition's queue. Raises OwnerAway."""
+        answers = await self._everyone("/ai/queue")
+        # During a hand-over two workers may answer for the same partition.
+        queues = {queue["partition"]: queue for told in answers for queue in told["partitions"]}
+        await self._all_answered(queues)
+        return list(queues.values())
+
+    async def _everyone(self, path: str) -> list[Any]:
+        """What all workers answer."""
+        one_of: dict[str | None, int] = {}
+        for partition in range(await self._owners.partitions()):
+            one_of.setdefault(self._url_of(partition), partition)
+        answers = await asyncio.gather(*(self._owners.get(partition, path) for partition in one_of.values()))
+        for answer in answers:
+            if answer.status != 200:
+                raise OwnerAway(f"a worker is not ready (it answered {answer.status})")
+        return [orjson.loads(answer.body) for answer in answers]
+
+    async def _all_answered(self, partitions: Iterable[int]) -> None:
+        missing = set(range(await self._owners.partitions())) - set(partitions)
+        if missing:
+            raise OwnerAway(f"partition {min(missing)} has no worker that is ready")
+
+    async def _known(self, submit: Submit) -> Submitted | None:
+        """The task that was submitted under the same key before. Raises Conflict."""
+        recent = self._recent.get(submit.task_id)
+        if recent is not None:
+            _same(submit, recent.submit)
+        try:
+            answer = await self._ask(submit.task_id)
+        except OwnerAway:
+            # Its fold compares too: what is the same changes nothing, what is not becomes a dead letter.
+            return None
+        if answer.status == 404:
+            return None
+        told = orjson.loads(answer.body)
+        _same(submit, msgspec.convert(told["submit"], Submit))
+        return Submitted(submit.task_id, told["status"])
+
+    def _unread(self, task_id: str, applied: int) -> Submit | None:
+        """What was submitted here, if its owner, which has read up to `applied`, has not come to it."""
+        recent = self._recent.get(task_id)
+        if recent is None or (recent.place is not None and recent.place.offset < applied):
+            return None
+        return recent.submit
+
+    def _remember(self, submit: Submit) -> _Recent:
+        recent = self._recent[submit.task_id] = _Recent(submit)
+        if len(self._recent) > _RECENT_MAX:
+            self._recent.popitem(last=False)
+        return recent
+
+    async def _ask(self, task_id: str, path: str = "") -> Answer:
+        partition = await self._owners.partition_of(task_id)
+        answer = await self._owners.get(partition, f"/ai/tasks/{quote(task_id, safe='')}{path}")
+        if answer.status not in (200, 404):
+            raise OwnerAway(f"its worker is not ready (it answered {answer.status})")
+        return answer
+
+    async def _append(self, record: TaskRecord) -> Place:
+        encoded = encode(record)
+        return await self._log.append([(encoded.key or b"", encoded.value, encoded.headers)])
+
+
+def _same(submit: Submit, known: Submit) -> None:
+    if digest_of(submit) != digest_of(known):
+        raise Conflict(f"this key was used for another task before: {known.task_id}")
+
+
+def _shown(told: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in told.items() if name not in _INNER}
+
+
+def _pending(submit: Submit) -> dict[str, Any]:
+    """What there is to tell of a task that its owner has not read yet."""
+    return {
+        "task_id": submit.task_id,
+        "status": Status.PENDING,
+        "user": submit.user,
+        "task_type": submit.task_type,
+        "language": submit.language,
+        "model": submit.model,
+        "result": None,
+        "partial": "",
+        "error": None,
+        "attempts": 0,
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "cost": 0.0},
+        "submitted_ms": submit.submitted_ms,
+        "updated_ms": submit.submitted_ms,
+    }
