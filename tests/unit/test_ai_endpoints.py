@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,15 +15,19 @@ from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry
 
 from streams.ai.addresses import networks
+from streams.ai.model_port import TaskType
+from streams.web.ai.direct import DirectRules, DirectWork
 from streams.web.ai.identity import task_id_of
+from streams.web.ai.keeper import JournalLimits, Keeper
 from streams.web.ai.submission import Asking
 from streams.web.ai.tasks import ArchiveAway, Tasks
 from streams.web.context import Readiness
 from streams.web.gateway import make_gateway
 from streams.web.owner import Owners
 from streams.web.publisher import HeadedRecord, Place, PublishUnavailable
+from tests.unit.test_ai_journal import Echo, Plain
 from tests.unit.test_gateway import KeptRecords, problem
-from topics.ai import Cancel, Submit, TaskRecord, decode
+from topics.ai import Cancel, Outcome, Submit, TaskRecord, decode
 
 TASK = {"task_type": "question", "user": "ada", "language": "English", "question": "why?"}
 KEY = {"Idempotency-Key": "k 1"}
@@ -42,6 +48,7 @@ class World:
         self.trouble = ""
         self.url: str | None = None
         self.asked: list[str] = []
+        self.journal: Keeper | None = None
 
     @property
     def connected(self) -> bool:
@@ -52,8 +59,12 @@ class World:
             raise PublishUnavailable(self.trouble)
         for key, value, headers in records:
             found = decode(key, value, list(headers))
-            assert isinstance(found, (Submit, Cancel)), found
+            assert isinstance(found, (Submit, Cancel, Outcome)), found
             self.records.append(found)
+            if isinstance(found, Outcome):
+                assert found.submit is not None
+                self.knows(found.submit, status=str(found.status), result=found.result)
+                continue
             if self.reads and isinstance(found, Submit):
                 self.knows(found)
             elif self.reads and self.tasks[found.task_id]["status"] == "pending":
@@ -106,7 +117,7 @@ async def client(world: World) -> AsyncIterator[Client]:
         return Readiness(True)
 
     owners = Owners("ai", lambda partition: world.url, partitions, timeout_s=1.0)
-    tasks = Tasks(world, owners, lambda partition: world.url, world, ASKING, within_s=0.3)
+    tasks = Tasks(world, owners, lambda partition: world.url, world, ASKING, world.journal, within_s=0.3)
     app = make_gateway(
         publisher=KeptRecords(), readiness=readiness, registry=CollectorRegistry(), version="1", tasks=tasks
     )
@@ -215,6 +226,75 @@ async def test_nothing_is_made_up_while_a_part_is_away(world: World, client: Cli
     world.trouble = "Kafka is away"
     response = await client.post("/api/tasks", json=TASK)
     assert response.status == 503 and "kafka" in (await problem(response))["type"]
+
+
+class Prompts(Plain):
+    """Those of the tasks here."""
+
+    @property
+    def task_types(self) -> Mapping[str, TaskType]:
+        return {"question": TaskType("question@1", "small")}
+
+
+@pytest.fixture
+async def journal(world: World, tmp_path: Path) -> AsyncIterator[Echo]:
+    """Has the gateway a journal; the model that it asks itself."""
+    model = Echo()
+    rules = DirectRules(models={"small": (4, 0)}, split=lambda text: [text], pause_s=lambda failures: 0.0)
+    limits = JournalLimits(patience_s=0.0, pause_s=0.01)
+    world.journal = Keeper(tmp_path, world, DirectWork(model, Prompts(), rules), limits)
+    await world.journal.start()
+    yield model
+    await world.journal.close()
+
+
+async def until(client: Client, task_id: str, true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The task's state, once it is so."""
+    async with asyncio.timeout(10):
+        while not true(state := await (await client.get(f"/api/tasks/{task_id}")).json()):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return state
+
+
+async def test_a_task_is_done_here_while_kafka_is_away(world: World, journal: Echo, client: Client) -> None:
+    world.trouble, world.url = "Kafka is away", None
+    journal.gate.clear()
+    first = await client.post("/api/tasks", json=TASK, headers=KEY)
+    task_id = (await first.json())["task_id"]
+    assert first.status == 202 and task_id == task_id_of("ada", "k 1")
+    assert (await client.post("/api/tasks", json=TASK, headers=KEY)).status == 202
+    assert (await client.post("/api/tasks", json={**TASK, "question": "how?"}, headers=KEY)).status == 422
+    await until(client, task_id, lambda state: state["status"] == "processing")
+    following = await client.get(f"/api/tasks/{task_id}/events")
+    journal.gate.set()
+    told = (await following.read()).decode()
+    assert told.count("event: token") and told.count("event: result") == 1 and "id: journal-1-0" in told
+    done = await until(client, task_id, lambda state: state["status"] == "completed")
+    assert done["result"] == "so: why?" and done["error"] is None and len(journal.calls) == 1
+    assert done["task_id"] in told and world.records == []
+    assert (await client.delete(f"/api/tasks/{task_id}")).status == 409
+
+    world.trouble = ""
+    async with asyncio.timeout(10):
+        while not world.records:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    (outcome,) = world.records
+    assert isinstance(outcome, Outcome) and outcome.submit is not None and outcome.result == "so: why?"
+
+
+async def test_a_task_in_the_journal_is_listed_and_cancelled(world: World, journal: Echo, client: Client) -> None:
+    world.trouble = "Kafka is away"
+    journal.gate.clear()
+    task_id = (await (await client.post("/api/tasks", json=TASK)).json())["task_id"]
+    page = await (await client.get("/api/tasks?user=ada&limit=1")).json()
+    assert [task["task_id"] for task in page["tasks"]] == [task_id] and page["next_cursor"]
+    page = await (await client.get(f"/api/tasks?cursor={page['next_cursor']}")).json()
+    assert page == {"tasks": [], "next_cursor": None}
+    response = await client.delete(f"/api/tasks/{task_id}")
+    assert (response.status, (await response.json())["status"]) == (200, "cancelled")
+    stream = await client.get(f"/api/tasks/{task_id}/events")
+    assert '"status":"cancelled"' in (await stream.read()).decode()
+    assert (await (await client.get("/api/async-status")).json())["details"]["fallbackSupport"] is True
 
 
 async def test_status_pages_say_what_is_away(world: World, client: Client) -> None:

@@ -75,12 +75,15 @@ class Owner:
     async def state(self, task_id: str) -> dict[str, Any] | None:
         return {"task_id": "t", "status": self.status} if self.status else None
 
+    async def entry(self, task_id: str) -> None:
+        return None
+
     def happens(self, event: TaskEvent, told: bool = True) -> None:
         self.events_.append(event)
         if told:
             self.followers.note(b"t", encode_event(event))
 
-    def follow(self, after: EventId | None = None, look_s: float = 10.0) -> AsyncGenerator[Told | None, None]:
+    def follow(self, after: str = "", look_s: float = 10.0) -> AsyncGenerator[Told | None, None]:
         return follow("t", after, cast(Tasks, self), self.followers, look_s)
 
 
@@ -113,7 +116,7 @@ async def test_a_gap_is_asked_after() -> None:
 
 async def test_silence_is_asked_after_and_a_lost_attempt_discarded() -> None:
     owner = Owner(accepted(1), started(2), text(3, 0))
-    async with aclosing(owner.follow(EventId(1, 3, 0), 0.02)) as following:
+    async with aclosing(owner.follow("1-3-0", 0.02)) as following:
         assert await anext(following) is None
         for event in (discarded(4), started(5, 2), text(6, 0), completed(7)):
             owner.happens(event, told=False)

@@ -211,7 +211,7 @@ async def test_a_call_fails_after_its_retries(tmp_path: Path) -> None:
     last = keep.lives["t-1"].events[-1]
     await keep.close()
     assert len(model.calls) == 3
-    assert (last.event, last.data["error_type"], last.data["result"]) == ("error", "server_error", None)
+    assert (last.event, last.data["error"]["type"], last.data["result"]) == ("error", "server_error", None)
 
 
 async def test_segments_are_asked_one_by_one_and_merged(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ async def test_segments_are_asked_one_by_one_and_merged(tmp_path: Path) -> None:
     last = keep.lives["t-1"].events[-1]
     await keep.close()
     assert last.data["result"] == "so: one|so: one|so: two"
-    assert last.data["usage"] == {"prompt_tokens": 9, "completion_tokens": 6}
+    assert last.data["usage"] == {"prompt_tokens": 9, "completion_tokens": 6, "total_tokens": 15}
 
 
 async def test_a_cancel_ends_the_call_and_reaches_kafka_behind_its_task(tmp_path: Path) -> None:

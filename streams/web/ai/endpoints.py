@@ -9,6 +9,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from streams.web.ai.following import ARCHIVED_ID, NoTask, follow
+from streams.web.ai.journal import JournalFull
 from streams.web.ai.submission import submission
 from streams.web.ai.tasks import ArchiveAway, Conflict, Tasks
 from streams.web.ai.told import Told
@@ -18,7 +19,6 @@ from streams.web.owner import OwnerAway
 from streams.web.problems import Problem
 from streams.web.publisher import PublishUnavailable
 from topics.ai import Status
-from topics.event_ids import parse_event_id
 from topics.ids import ID_RULE, valid_id
 
 _RETRY_S = "2"
@@ -126,7 +126,11 @@ def _query(name: str, description: str, schema: Json | None = None) -> Json:
         "required": True,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/NewTask"}}},
     },
-    responses={202: response("Kafka has the task", {"$ref": "#/components/schemas/SubmittedTask"})},
+    responses={
+        202: response(
+            "Kafka has the task, or while Kafka is away this gateway", {"$ref": "#/components/schemas/SubmittedTask"}
+        )
+    },
     errors=(400, 413, 415, 422, 503),
 )
 async def post_task(request: web.Request) -> web.Response:
@@ -144,6 +148,10 @@ async def post_task(request: web.Request) -> web.Response:
         raise Problem(422, f"{str(conflict).capitalize()}.", kind="idempotency-conflict") from None
     except PublishUnavailable as error:
         raise _unconfirmed(error) from None
+    except JournalFull as error:
+        raise Problem(
+            503, f"Kafka is away, and {error}.", kind="journal-full", headers={hdrs.RETRY_AFTER: _RETRY_S}
+        ) from None
     headers: dict[str, str] = {hdrs.LOCATION: f"/api/tasks/{task_id}"}
     return _json({"task_id": task_id, "status": status}, 202, headers)
 
@@ -258,7 +266,7 @@ async def get_task_events(request: web.Request) -> web.StreamResponse:
     if last == ARCHIVED_ID:
         return web.Response(status=204)
     tasks, followers = request.app[AI], request.app[FOLLOWERS]
-    async with aclosing(follow(task_id, parse_event_id(last), tasks, followers)) as events:
+    async with aclosing(follow(task_id, last, tasks, followers)) as events:
         try:
             first = await anext(events, None)
         except NoTask:

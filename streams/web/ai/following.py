@@ -6,11 +6,14 @@ comes. An event has the same id wherever it comes from, so that a client resumes
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from streams.web.ai import told
 from streams.web.ai.followers import Follower, Followers
+from streams.web.ai.journal import State
+from streams.web.ai.live import state_of
 from streams.web.ai.tasks import Tasks
 from streams.web.ai.told import Told
 from topics.ai import Status
@@ -23,12 +26,16 @@ from topics.ai_events import (
     TaskEvent,
     TextWritten,
 )
-from topics.event_ids import EventId
+from topics.event_ids import EventId, parse_event_id
 
 #: A silent follower's owner is asked again this often, and its client is sent a comment.
 LOOK_S = 5.0
 #: The id of the end of a task that its owner has forgotten.
 ARCHIVED_ID = "archived"
+#: The ids of what a gateway tells of its own work begin so; the end of what it did in another life.
+JOURNAL_ID = "journal-"
+ENDED_ID = "journal-ended"
+_UNBEGUN_S = 0.2
 
 
 class NoTask(Exception):
@@ -36,10 +43,19 @@ class NoTask(Exception):
 
 
 async def follow(
-    task_id: str, after: EventId | None, tasks: Tasks, followers: Followers, look_s: float = LOOK_S
+    task_id: str, last_id: str, tasks: Tasks, followers: Followers, look_s: float = LOOK_S
 ) -> AsyncGenerator[Told | None, None]:
-    """What is told of a task after an event, up to its end; None when nothing came for a while, and at first where there is
-    nothing to tell yet. Raises NoTask, OwnerAway and ArchiveAway."""
+    """What is told of a task after the event of an id, up to its end; None when nothing came for a while, and at first where
+    there is nothing to tell yet. Raises NoTask, OwnerAway and ArchiveAway."""
+    async for own in _direct(task_id, last_id, tasks):
+        yield own
+        if own is not None:
+            last_id = own.id
+            if own.final:
+                return
+    # What a gateway has told of its own work is told anew by the task's owner.
+    void = last_id.startswith(JOURNAL_ID)
+    after = parse_event_id(last_id)
     with followers.follow(task_id) as follower:
         while not follower.stopped:
             follower.catch_up()
@@ -54,7 +70,10 @@ async def follow(
                 events = []
             for event in events:
                 if _is_told(event):
-                    yield await _told(event, tasks)
+                    event_told = await _told(event, tasks)
+                    if void and isinstance(event, TaskAccepted):
+                        event_told.data["discard"] = True
+                    yield event_told
                 after = event.id
                 if isinstance(event, FINAL_EVENTS):
                     return
@@ -65,6 +84,34 @@ async def follow(
                 after = event.id
                 if isinstance(event, FINAL_EVENTS):
                     return
+
+
+async def _direct(task_id: str, last_id: str, tasks: Tasks) -> AsyncGenerator[Told | None, None]:
+    """What this gateway tells of a task that it does itself, as long as Kafka does not know it."""
+    entry = await tasks.entry(task_id)
+    while entry is not None and entry.sent_ms is None:
+        assert tasks.journal is not None
+        live = tasks.journal.lives.get(task_id)
+        if live is None:
+            if entry.state in (State.ENDED, State.CANCELLED):
+                if last_id != ENDED_ID:
+                    yield _end(ENDED_ID, state_of(entry, None))
+                return
+            yield None
+            await asyncio.sleep(_UNBEGUN_S)
+        else:
+            ids = [event.id for event in live.events]
+            at = ids.index(last_id) + 1 if last_id in ids else 0
+            while at < len(live.events) or not live.over:
+                if at == len(live.events):
+                    yield None
+                    await live.wait()
+                    continue
+                yield live.events[at]
+                at += 1
+            if live.events[-1].final:
+                return
+        entry = await tasks.entry(task_id)
 
 
 async def _fresh(

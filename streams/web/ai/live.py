@@ -10,7 +10,7 @@ from streams.ai.model_port import Delta
 from streams.web.ai import told
 from streams.web.ai.journal import Entry, State
 from streams.web.ai.told import Told
-from topics.ai import Kind, Status
+from topics.ai import Kind, Status, Usage
 
 #: Deltas are told together until there are so many characters, or so much time has passed.
 _TOKEN_CHARS, _TOKEN_S = 2_000, 0.05
@@ -107,12 +107,8 @@ def state_of(entry: Entry, live: Live | None) -> dict[str, Any]:
         State.CANCELLED: Status.CANCELLED,
         State.ENDED: Status.PENDING if outcome is None else outcome.status,
     }[entry.state]
-    usage = {"prompt_tokens": 0, "completion_tokens": 0}
-    if outcome is not None:
-        usage = {
-            "prompt_tokens": outcome.usage.prompt_tokens,
-            "completion_tokens": outcome.usage.completion_tokens,
-        }
+    usage = Usage() if outcome is None else outcome.usage
+    error_type = outcome.error_type if outcome is not None else None
     return {
         "task_id": entry.task_id,
         "status": status,
@@ -121,11 +117,15 @@ def state_of(entry: Entry, live: Live | None) -> dict[str, Any]:
         "language": submit.language,
         "model": outcome.model if outcome is not None else submit.model,
         "result": outcome.result if outcome is not None and status is Status.COMPLETED else None,
-        "partial": live.partial if running and live is not None else "",
+        "partial": None if status.final else live.partial if running and live is not None else "",
         "attempts": outcome.attempts if outcome is not None else (live.attempt if live is not None else entry.starts),
-        "error": outcome.error if outcome is not None else "",
-        "error_type": outcome.error_type or "" if outcome is not None else "",
+        "error": {"type": error_type, "message": outcome.error} if outcome is not None and error_type else None,
         "submitted_ms": submit.submitted_ms,
+        "accepted_ms": entry.taken_ms,
         "updated_ms": outcome.finished_ms if outcome is not None else entry.taken_ms,
-        "usage": usage,
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        },
     }

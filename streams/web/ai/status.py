@@ -128,8 +128,7 @@ async def get_async_status(request: web.Request) -> web.Response:
             "processingMethod": "Kafka partitions: the owner of one holds its tasks, fenced by (term, attempt)",
             "batchProcessing": True,
             "streamingSupport": True,
-            # While Kafka is away submissions are refused.
-            "fallbackSupport": False,
+            "fallbackSupport": request.app[AI].journal is not None,
         },
     }
     return await _told(request, about, lambda queues: {})

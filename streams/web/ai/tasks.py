@@ -1,6 +1,7 @@
 """AI tasks as a gateway takes them in and tells of them: recorded in Kafka, known by the owners of their partitions.
 
-A gateway keeps nothing of its own but what it submitted lately, so that it knows a task before its owner has read of it.
+A gateway keeps what it submitted lately, so that it knows a task before its owner has read of it, and in its journal what
+it took while Kafka was away.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import msgspec
 import orjson
 
 from streams.web.ai.identity import digest_of
-from streams.web.ai.keeper import TaskLog
+from streams.web.ai.journal import Entry
+from streams.web.ai.keeper import Keeper, TaskLog
+from streams.web.ai.live import state_of
 from streams.web.ai.submission import Asking
 from streams.web.owner import Answer, OwnerAway, Owners
-from streams.web.publisher import Place
+from streams.web.publisher import Place, PublishUnavailable
 from topics.ai import Cancel, Status, Submit, TaskRecord, encode
 from topics.ai_events import TaskEvent
 from topics.event_ids import EventId
@@ -75,7 +78,10 @@ class _Told(msgspec.Struct, frozen=True):
 
 
 class Tasks:
-    """Takes tasks and cancels in, and asks owners of them. `url_of` gives the owner's address by partition."""
+    """Takes tasks and cancels in, and asks owners of them. `url_of` gives the owner's address by partition.
+
+    With a `journal` tasks are taken while Kafka is away too: what is in it is told of from it until Kafka has it.
+    """
 
     def __init__(
         self,
@@ -84,9 +90,11 @@ class Tasks:
         url_of: Callable[[int], str | None],
         archive: TaskArchive,
         asking: Asking,
+        journal: Keeper | None = None,
         within_s: float = 5.0,
     ) -> None:
         self.asking = asking
+        self.journal = journal
         self._log = log
         self._owners = owners
         self._url_of = url_of
@@ -97,16 +105,21 @@ class Tasks:
     async def submit(self, submit: Submit, *, keyed: bool) -> Submitted:
         """Record a task. With a key one that is known already is left as it is.
 
-        Raises Conflict, and PublishUnavailable: the task may have been recorded then, and with a key is sent again safely.
+        Raises Conflict, and without a journal PublishUnavailable: the task may have been recorded then, and with a key is
+        sent again safely. Raises JournalFull.
         """
         if keyed and (known := await self._known(submit)) is not None:
             return known
         recent = self._remember(submit)
         try:
             recent.place = await self._append(submit)
+        except PublishUnavailable:
+            self._forget(recent)
+            if self.journal is None:
+                raise
+            return self._journaled(submit, await self.journal.take(submit, digest_of(submit)))
         except BaseException:
-            if self._recent.get(submit.task_id) is recent:
-                del self._recent[submit.task_id]
+            self._forget(recent)
             raise
         return Submitted(submit.task_id, Status.PENDING)
 
@@ -115,10 +128,16 @@ class Tasks:
 
         Raises OwnerAway and ArchiveAway.
         """
+        entry = await self.entry(task_id)
+        if entry is not None and entry.sent_ms is None:
+            return self._of(entry)
         answer = await self._ask(task_id)
         told = orjson.loads(answer.body)
         if answer.status != 404:
             return _shown(told)
+        if entry is not None:
+            # Kafka has it, and its owner has not read it yet.
+            return self._of(entry)
         recent = self._unread(task_id, told["applied"])
         return _pending(recent) if recent is not None else await self._archive.task(task_id)
 
@@ -136,6 +155,8 @@ class Tasks:
 
         Raises OwnerAway, ArchiveAway and PublishUnavailable.
         """
+        if self.journal is not None and await self.journal.cancel(task_id):
+            return await self.state(task_id)
         state = await self.state(task_id)
         if state is None or Status(state["status"]).final:
             return state
@@ -150,12 +171,16 @@ class Tasks:
         except (TimeoutError, OwnerAway):
             return state
 
+    async def entry(self, task_id: str) -> Entry | None:
+        """A task that is in the journal, or was until lately."""
+        return None if self.journal is None else await self.journal.get(task_id)
+
     async def page(self, wanted: Mapping[str, str], limit: int) -> Page:
         """Tasks that their owners know, newest first; `wanted` may name `user`, `status` and `before`. Raises OwnerAway."""
         path = "/ai/tasks?" + urlencode({**wanted, "limit": limit})
         answers = [(told["tasks"], told["partitions"]) for told in await self._everyone(path)]
         await self._all_answered(partition for _, partitions in answers for partition in partitions)
-        found = [task for tasks, _ in answers for task in tasks]
+        found = [task for tasks, _ in answers for task in tasks] + await self._journaled_page(wanted, limit)
         # During a hand-over two workers may answer for the same partition.
         newest = {task["task_id"]: task for task in found}
         ordered = sorted(newest.values(), key=lambda task: (task["accepted_ms"], task["task_id"]), reverse=True)
@@ -192,6 +217,9 @@ class Tasks:
         recent = self._recent.get(submit.task_id)
         if recent is not None:
             _same(submit, recent.submit)
+        entry = await self.entry(submit.task_id)
+        if entry is not None and entry.sent_ms is None:
+            return self._journaled(submit, entry)
         try:
             answer = await self._ask(submit.task_id)
         except OwnerAway:
@@ -209,6 +237,28 @@ class Tasks:
         if recent is None or (recent.place is not None and recent.place.offset < applied):
             return None
         return recent.submit
+
+    def _journaled(self, submit: Submit, entry: Entry) -> Submitted:
+        _same(submit, entry.submit)
+        return Submitted(submit.task_id, self._of(entry)["status"])
+
+    def _of(self, entry: Entry) -> dict[str, Any]:
+        assert self.journal is not None
+        return state_of(entry, self.journal.lives.get(entry.task_id))
+
+    async def _journaled_page(self, wanted: Mapping[str, str], limit: int) -> list[dict[str, Any]]:
+        """The newest tasks that only the journal has, of which `wanted` are."""
+        if self.journal is None or not self.journal.rows:
+            return []
+        before_ms, _, before_id = wanted.get("before", "").partition("-")
+        before = (int(before_ms), before_id) if before_ms else None
+        entries = await self.journal.newest(wanted.get("user"), before, self.journal.limits.rows_max)
+        states = [self._of(entry) for entry in entries]
+        return [state for state in states if wanted.get("status") in (None, state["status"])][:limit]
+
+    def _forget(self, recent: _Recent) -> None:
+        if self._recent.get(recent.submit.task_id) is recent:
+            del self._recent[recent.submit.task_id]
 
     def _remember(self, submit: Submit) -> _Recent:
         recent = self._recent[submit.task_id] = _Recent(submit)
