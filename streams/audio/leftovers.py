@@ -64,6 +64,7 @@ class Verdict(StrEnum):
     FAILED = "it failed, and its dead letter may be replayed"
     NO_RECORDING = "no recording holds its audio"
     UNKNOWN = "nothing is known of it"
+    REPLACED = "it was written anew meanwhile"
 
 
 REMOVED = frozenset({Verdict.RECORDED, Verdict.IN_NO_MANIFEST, Verdict.ABANDONED})
