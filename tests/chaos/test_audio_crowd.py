@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from compose.local.stack import LocalStack
+from streams.runtime.worker import EXIT_FAILED
 from tests.audiostack import Gateway, Run, audio_run
 from tests.chaos.crowd import Crowd
 
@@ -160,3 +161,30 @@ class _Watch:
         return max(
             now.at_s - max((then.at_s for then in self.looks if done(then, now)), default=first) for now in self.looks
         )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("moment", ["while sessions run", "after all"])
+@pytest.mark.parametrize("point", ["put.before", "complete.before"])
+def test_a_zombie_stores_nothing_twice(stack: LocalStack, tmp_path: Path, point: str, moment: str) -> None:
+    with _crowd_run(stack, tmp_path) as run:
+        zombie = run.join(faults=f"{point}=stop@3")
+        run.until(lambda: len(zombie.owns()) == 1, "the second worker has a partition")
+        crowd = Crowd(run, 24, 240, seed=36)
+
+        def wake() -> None:
+            run.until(lambda: zombie.frozen and len(run.worker.owns()) == 2, "the first has taken over")
+            woken = zombie.pid
+            zombie.signal(signal.SIGCONT)
+            # It is fenced, and another process begins in its place; what it puts until then is for the sweep.
+            run.until(lambda: zombie.pid != woken, "the zombie has ended")
+            assert zombie.codes[-1] == EXIT_FAILED
+
+        crowd.talk(0.5, {50: wake} if moment == "while sessions run" else {})
+        if moment == "after all":
+            crowd.settle(120)
+            crowd.assert_exact()
+            wake()
+        crowd.settle(120)
+        figures, codes = crowd.assert_exact(), [worker.codes for worker in run.workers]
+        print(f"chaos: audio zombie: {point=}, {moment=}, {figures}, {codes=}")
