@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from compose.ai_stream import ai
+from compose.bench.ai_submits import measure_submits
 from compose.bench.ai_tasks import Tasks, check_answers, question_of
 from compose.bench.audio import share_two_cores
 from compose.bench.events import make_topics
+from compose.bench.gateway import MeasuredGateway
 from compose.bench.process import cpu_s
 from compose.bench.redis_server import Redis
 from compose.bench.result import BenchFailed, Line, Result, Skipped
@@ -24,7 +27,7 @@ from compose.figures import quantile
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
 from compose.settings import Settings
-from compose.worker import clickhouse
+from compose.worker import clickhouse, traffic
 from streams.ai.model_port import Asked, Part
 from streams.ai.prompts import ShippedPrompts
 from topics.ai_events import FINAL_EVENTS, TaskCompleted, TextWritten
@@ -46,6 +49,8 @@ class Plan:
     slow_ms: int = 2_000
     batches: int = 4
     watched: int = 32
+    submits_per_s: int = 200
+    seconds: float = 20.0
     tuning: Mapping[str, Any] | None = None
 
     @property
@@ -73,9 +78,11 @@ def _worker(stack: LocalStack, plan: Plan, model: str, **settings: Any) -> Itera
     own: Settings = stack.settings(
         **{**(plan.tuning or {}), "ai_model": model, "partitions": PARTITIONS, **settings},
         worker_port=free_port(),
+        gateway_port=free_port(),
         log_level="warning",
     )
-    make_topics(own.kafka_bootstrap, list(ai(own, clickhouse(own)).topics))
+    # A gateway is ready once it can take traffic too.
+    make_topics(own.kafka_bootstrap, [*ai(own, clickhouse(own)).topics, *traffic(own).topics])
     worker = MeasuredWorker(own, None, stack.data_dir / "worker.log", "ai")
     try:
         worker.wait_ready()
@@ -94,6 +101,18 @@ def measure_one_worker(stack: LocalStack, plan: Plan) -> Iterator[dict[str, Any]
         tasks.ends(len(warm))
         yield _tokens(tasks, plan)
         yield _tasks(stack, worker, tasks, plan)
+        yield from _submits(stack, worker.settings, plan)
+
+
+def _submits(stack: LocalStack, settings: Settings, plan: Plan) -> Iterator[dict[str, Any]]:
+    """How soon a gateway answers a submit, while the worker does what is submitted."""
+    gateway = MeasuredGateway(settings, stack.data_dir / "gateway.log")
+    try:
+        gateway.wait_ready()
+        for keyed in (False, True):
+            yield asyncio.run(measure_submits(gateway.url, plan.submits_per_s, plan.seconds, keyed))
+    finally:
+        gateway.stop()
 
 
 def _tasks(stack: LocalStack, worker: MeasuredWorker, tasks: Tasks, plan: Plan) -> Result:

@@ -13,6 +13,7 @@ from compose.bench.result import Line, Result, Skipped
 
 #: About three times: so much of a batch's time may be the system's own.
 GOAL_BATCHES = 2.7
+GOAL_SUBMIT_P99_S = 0.050
 
 
 def show_ai(console: Console, lines: Sequence[Line], figures: Sequence[dict[str, Any]]) -> None:
@@ -45,6 +46,11 @@ def verdicts(lines: Sequence[Line], figures: Sequence[dict[str, Any]]) -> list[V
     for line in figures:
         if line["measurement"] == "ai batches":
             found.append(Verdict("batches of 3 about 3 x", f"{line['times']:.2f} x", line["times"] >= GOAL_BATCHES))
+        if line["measurement"] == "ai submits":
+            what = "a submit with a key" if line["keyed"] else "a submit"
+            goal = f"{what} answered at {line['rate_per_s']} a second, p99 under {GOAL_SUBMIT_P99_S * 1000:.0f} ms"
+            p50, p99 = line["p50_s"] * 1000, line["p99_s"] * 1000
+            found.append(Verdict(goal, f"p50 {p50:.1f}, p99 {p99:.1f} ms", line["p99_s"] < GOAL_SUBMIT_P99_S))
     return found
 
 

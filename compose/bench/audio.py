@@ -29,7 +29,8 @@ from compose.bench import cores
 from compose.bench.audio_load import OPENED_PER_S, Plan
 from compose.bench.audio_report import Found
 from compose.bench.events import make_topics
-from compose.bench.process import MeasuredProcess, cpu_s
+from compose.bench.gateway import MeasuredGateway
+from compose.bench.process import cpu_s
 from compose.bench.result import BenchFailed
 from compose.bench.voice import CHUNK_BYTES, Voice
 from compose.bench.worker import MeasuredWorker
@@ -64,7 +65,7 @@ class System:
 
     stack: LocalStack
     settings: Settings
-    gateway: MeasuredProcess
+    gateway: MeasuredGateway
     worker: MeasuredWorker
     cores: set[int]
 
@@ -103,16 +104,10 @@ def audio_system(folder: Path, tuning: Mapping[str, Any]) -> Iterator[System]:
         own = stack.settings(**tuning, worker_port=free_port(), gateway_port=free_port(), log_level="warning")
         make_topics(own.kafka_bootstrap, asyncio.run(_topics(own)))
         worker = MeasuredWorker(own, None, stack.data_dir / "worker.log", "audio")
-        gateway = MeasuredProcess(
-            "gateway",
-            [sys.executable, "-m", "compose.cli", "gateway"],
-            own,
-            f"http://127.0.0.1:{own.gateway_port}",
-            stack.data_dir / "gateway.log",
-        )
+        gateway = MeasuredGateway(own, stack.data_dir / "gateway.log")
         try:
             worker.wait_ready()
-            gateway.wait(lambda: _answers(gateway))
+            gateway.wait_ready()
             yield System(stack, own, gateway, worker, two)
         finally:
             gateway.stop()
@@ -126,13 +121,6 @@ async def _topics(settings: Settings) -> list[Any]:
         return [*audio(settings, objects).topics, *traffic(settings).topics]
     finally:
         await objects.close()
-
-
-def _answers(gateway: MeasuredProcess) -> bool:
-    try:
-        return bool(gateway.get("/api/ready"))
-    except OSError:
-        return False
 
 
 def measure_audio(system: System, prefix: str, sessions: int, seconds: float, progress: Progress) -> Found:

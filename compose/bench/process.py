@@ -26,6 +26,7 @@ class MeasuredProcess:
     def __init__(self, name: str, argv: Sequence[str], settings: Settings, url: str, log_path: Path) -> None:
         self.name = name
         self.url = url
+        self.settings = settings
         self._log_path = log_path
         command = dying_with_parent(argv, signal.SIGKILL)
         with log_path.open("ab") as log:

@@ -117,7 +117,7 @@ def ai(
     json_only: JsonOnly = False,
 ) -> None:
     """AI tasks through one worker with the stand-in model: tasks a second beside Celery on Redis, batches of 3 against one by
-    one, and how soon a token is told.
+    one, how soon a token is told, and how soon a gateway answers a submit.
 
     One line of JSON a measurement on standard output, a table on standard error.
     """
@@ -131,7 +131,7 @@ def ai(
         raise typer.Exit(2)
     plan = ai_bench.Plan(tasks=tasks, tuning=_tuning())
     if quick:
-        plan = replace(plan, tasks=min(tasks, 100), slow_ms=400, batches=1, watched=4)
+        plan = replace(plan, tasks=min(tasks, 100), slow_ms=400, batches=1, watched=4, submits_per_s=50, seconds=2.0)
     lines: list[Line] = []
     figures: list[dict[str, Any]] = []
     with _measuring() as folder, ai_bench.ai_stack(folder) as stack:

@@ -54,11 +54,14 @@ def test_live_audio_loses_nothing_and_is_recorded_bit_for_bit() -> None:
 
 
 def test_ai_tasks_are_answered_and_every_measurement_gives_a_line() -> None:
-    tokens, own = lines_of("ai", "--quick", "--without", "batches,celery")
+    tokens, own, *submits = lines_of("ai", "--quick", "--without", "batches,celery")
     assert 0 < tokens["p50_s"] <= tokens["p99_s"] <= tokens["max_s"]
     assert tokens["tokens"] > tokens["blocks"] >= tokens["tasks"]
     assert own["events"] == 100 and own["events_per_s"] > 0
     assert 0 < own["cores"]["worker"] < 2
+    assert [found["keyed"] for found in submits] == [False, True]
+    for found in submits:
+        assert found["submits"] == 100 and 0 < found["p50_s"] <= found["p99_s"] <= found["max_s"]
 
 
 def test_an_unknown_system_is_refused_by_name() -> None:
