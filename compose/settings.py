@@ -95,11 +95,25 @@ class Settings:
     rollup_interval_s: float = _s(0.7, "changed rollups are written to ClickHouse this often, seconds")
 
     # file conversion
+    files_retention_h: int = _s(168, "retention of files.jobs.v1, hours")
+    files_events_retention_h: int = _s(168, "retention of files.progress.v1, hours")
+    files_concurrency: int = _s(8, "conversions at once, of all workers together; at least one a partition")
+    files_per_user: int = _s(2, "conversions of one user at once, a partition")
+    files_waiting: int = _s(1_000, "conversions of one user that may wait, a partition; further ones are refused")
+    files_retries: int = _s(2, "how often a conversion is made again after an error that may pass")
+    files_progress_s: float = _s(1.0, "a conversion's progress is told this often at most, seconds")
+    files_url_s: int = _s(3_600, "how long the signed URLs of a conversion are good, at most 604800, seconds")
+    files_sweep_s: float = _s(
+        4_500.0, "what attempts have left is removed at a job's end and again so long after, seconds"
+    )
+    files_parts_above_mb: int = _s(100, "a source of more may give a result that is uploaded in parts, MB")
+    files_part_mb: int = _s(16, "parts of a result, at least 5 MB")
+    files_remember_h: float = _s(168.0, "how long an ended job is known to its worker, hours; ClickHouse keeps it")
     converter_url: str = _s("", "converter service that workers ask; without one each converts in processes of its own")
     converter_key: str = _s("", "key of the converter service; off loopback it is required", secret=True)
     converter_host: str = _s("127.0.0.1", "address the converter service listens on")
     converter_port: int = _s(8091, "port of the converter service")
-    converter_slots: int = _s(2, "conversions of one converter at once; further ones wait")
+    converter_slots: int = _s(2, "conversions of one converter, and of one worker, at once; further ones wait")
     converter_source_mb: int = _s(2048, "largest source of a conversion, MB")
     converter_result_mb: int = _s(2048, "largest result of a conversion, MB")
     converter_duration_h: float = _s(4.0, "how long a source may play, hours")
@@ -194,6 +208,20 @@ class Settings:
             )
         if not 5 <= self.audio_part_mb <= 5_000:
             raise SettingError(f"{PREFIX}AUDIO_PART_MB={self.audio_part_mb} is not within 5 to 5000")
+        if not 5 <= self.files_part_mb <= 5_000 or self.converter_result_mb > 1_000 * self.files_part_mb:
+            raise SettingError(
+                f"{PREFIX}FILES_PART_MB={self.files_part_mb} is not within 5 to 5000, or so small that a result of "
+                f"{PREFIX}CONVERTER_RESULT_MB={self.converter_result_mb} has more than 1000 parts"
+            )
+        if not 1 <= self.files_url_s <= 604_800:
+            raise SettingError(f"{PREFIX}FILES_URL_S={self.files_url_s} is not within 1 to 604800")
+        if self.files_sweep_s < self.files_url_s + self.converter_transfer_s:
+            raise SettingError(
+                f"{PREFIX}FILES_SWEEP_S={self.files_sweep_s} is shorter than {PREFIX}FILES_URL_S and "
+                f"{PREFIX}CONVERTER_TRANSFER_S together: a converter that nobody waits for could upload after it"
+            )
+        if self.files_retries < 0:
+            raise SettingError(f"{PREFIX}FILES_RETRIES must not be below 0")
         if self.audio_link_h > 168:
             raise SettingError(f"{PREFIX}AUDIO_LINK_H={self.audio_link_h} is more than a link can last: 168 hours")
         if self.audio_window_s < self.audio_upload_after_s + self.audio_reorder_s:
@@ -222,6 +250,8 @@ class Settings:
             "flush_deadline_s",
             "transaction_timeout_s",
             "session_timeout_s",
+            "files_progress_s",
+            "files_remember_h",
             "converter_duration_h",
             "converter_wall_s",
             "converter_transfer_s",
@@ -254,6 +284,10 @@ class Settings:
             "flush_rows",
             "unwritten_mb",
             "traffic_paths_max",
+            "files_concurrency",
+            "files_per_user",
+            "files_waiting",
+            "files_parts_above_mb",
             "converter_slots",
             "converter_source_mb",
             "converter_result_mb",

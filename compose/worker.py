@@ -17,6 +17,7 @@ import psutil
 
 from compose.ai_stream import ai
 from compose.audiostore import BucketAudioStore
+from compose.files_stream import files
 from compose.kafka import kafka_access
 from compose.loop import run_loop
 from compose.settings import SettingError, Settings
@@ -118,6 +119,7 @@ STREAMS: dict[str, Callable[[Settings, Bucket, ClickHouseSink], StreamSpec]] = {
     "traffic": lambda settings, objects, sink: traffic(settings),
     "audio": lambda settings, objects, sink: audio(settings, objects),
     "ai": lambda settings, objects, sink: ai(settings, sink),
+    "files": lambda settings, objects, sink: files(settings, objects),
 }
 
 
@@ -236,6 +238,7 @@ def _leave() -> None:
 
 async def _serve(name: str, settings: Settings, stop: asyncio.Event) -> None:
     sink, objects = clickhouse(settings), bucket(settings)
+    spec: StreamSpec | None = None
     try:
         migrated = asyncio.create_task(sink.migrate(settings.traffic_hot_days))
         stopped = asyncio.create_task(stop.wait())
@@ -248,5 +251,7 @@ async def _serve(name: str, settings: Settings, stop: asyncio.Event) -> None:
         spec, config = STREAMS[name](settings, objects, sink), worker_config(settings, name)
         await StreamWorker(spec, config, sink, objects, faults).run(stop)
     finally:
+        if spec is not None:
+            spec.close()
         await objects.close()
         await sink.close()

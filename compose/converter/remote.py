@@ -23,6 +23,9 @@ class RemoteConverter:
         if key:
             self._headers[hdrs.AUTHORIZATION] = f"Bearer {key}"
 
+    def close(self) -> None:
+        """Nothing is held between conversions."""
+
     async def convert(self, request: ConvertRequest, on_progress: OnProgress) -> ConvertResult:
         """See `Converter`."""
         try:

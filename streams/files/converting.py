@@ -68,3 +68,6 @@ class Converter(Protocol):
 
     async def convert(self, request: ConvertRequest, on_progress: OnProgress) -> ConvertResult:
         """Do it. Raises ConversionFailed."""
+
+    def close(self) -> None:
+        """Let go of what is held, once nothing is under way."""

@@ -34,19 +34,17 @@ from streams.files.state import (
     FilesState,
     SavedState,
     Sealed,
-    bury,
-    bury_unreadable,
     first_due,
     key_of,
     mark,
 )
 from streams.files.waiting import grant, wait
+from streams.runtime.burying import bury, bury_unreadable, send_on
 from topics import files
 from topics.files import Status
 from topics.malformed import Malformed
 from topics.partitioning import partition_of
 from topics.records import Batch, Flush, Record
-from topics.rerouting import sent_on
 
 #: The shortest time that is asked to be woken after: the broker's clock may lag behind.
 WAKE_MIN_MS = 20
@@ -56,8 +54,7 @@ _partition_of = lru_cache(maxsize=65_536)(partition_of)
 
 def step(state: FilesState, batch: Batch) -> FilesState:
     """Fold one batch; total. What it adds is kept open in the state until `seal`."""
-    for piece in batch.unreadable:
-        bury_unreadable(state, batch, piece)
+    bury_unreadable(state, batch, batch.unreadable)
     for record in batch.records():
         state.offset, state.number = record.offset, 0
         state.clock_ms = max(state.clock_ms, record.append_ms)
@@ -77,7 +74,7 @@ def _take(state: FilesState, record: Record) -> None:
     elif isinstance(found, files.Owner):
         _seat(state, found.term)
     elif (home := _partition_of(record.key or b"", state.rules.partitions)) != state.rules.partition:
-        _send_on(state, record, home)
+        send_on(state, record, home)
     elif isinstance(found, files.Submit):
         _submit(state, record, found)
     elif (job := state.jobs.get(found.job_id)) is not None:
@@ -99,16 +96,6 @@ def _heard(state: FilesState, job: Job, found: files.Cancel | files.OfAttempt | 
         finish(state, job, Status.CANCELLED)
         return True
     return take_of_attempt(state, job, found)
-
-
-def _send_on(state: FilesState, record: Record, to: int) -> None:
-    rules = state.rules
-    emit = sent_on(rules.source, rules.partition, record, to, rules.record_bytes_max)
-    if isinstance(emit, Malformed):
-        bury(state, record, emit.reason, emit.error)
-    else:
-        state.emits.append(emit)
-        state.totals["rerouted"] += 1
 
 
 def _submit(state: FilesState, record: Record, submit: files.Submit) -> None:

@@ -6,8 +6,8 @@ from streams.files.effects import Abandon, Sweep
 from streams.files.job import Job, What, Work
 from streams.files.state import COURSE_TAG, ORIGIN_TAG, FilesState, key_of, mark, schedule
 from streams.files.waiting import leave
+from streams.runtime.burying import bury_origin
 from topics.files import MAX_ERROR_CHARS, Status
-from topics.records import DeadLetter
 
 _WHATS = {Status.COMPLETED: What.COMPLETED, Status.FAILED: What.FAILED, Status.CANCELLED: What.CANCELLED}
 _SIZES = ((10 << 20, "under_10mb"), (100 << 20, "under_100mb"))
@@ -18,12 +18,7 @@ def fail(state: FilesState, job: Job, error_type: str, error: str) -> None:
     course, origin = job.course, job.origin
     course.error_type, course.error = error_type, error[:MAX_ERROR_CHARS]
     finish(state, job, Status.FAILED)
-    where = (state.rules.source, state.rules.partition, origin.offset, origin.append_ms)
-    tried = max(1, course.attempt)
-    letter = DeadLetter(error_type, course.error, *where, job.id.encode(), origin.value, origin.headers, tried)
-    state.dead.append(letter)
-    state.totals["dead"] += 1
-    state.totals[f"error_{error_type}"] += 1
+    bury_origin(state, job.id, origin, error_type, course.error, course.attempt)
 
 
 def finish(state: FilesState, job: Job, status: Status) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -15,95 +14,37 @@ from streams.files.rows import table
 from streams.files.rules import FilesRules
 from streams.files.state import FilesState
 from streams.files.telling import history
-from streams.runtime.fold import Materialisation, Position
-from streams.runtime.unwritten import Unwritten
+from streams.runtime.latest import Core, LatestFold
 from topics.event_ids import EventId
 from topics.files import Status
 from topics.files_events import JobEvent
-from topics.records import Batch, Emit, Flush
+from topics.records import Emit
 from topics.rows import FILE_JOBS_ROWS
 
+CORE: Core[FilesState, Restoring] = Core(
+    core.step, core.seal, Restoring, restored, unmaterialised, FILE_JOBS_ROWS, table
+)
 
-class FilesFold:
+
+class FilesFold(LatestFold[FilesState, Restoring]):
     """Implements `streams.runtime.fold.Fold` over `core`."""
 
     def __init__(self, rules: FilesRules) -> None:
-        self.state = FilesState(rules)
-        self.applied = 0
-        self._kept = Restoring()
-        self._position = Position(0, 0)
-        self._clock_ms = 0
-        self._totals: Counter[str] = Counter()
-        self._rows = Unwritten()
-
-    def take_seat(self, term: int) -> None:
-        """This process owns the partition, in so many's term: once its own word of it is folded, attempts begin."""
-        self.state.seat = term
-
-    def restore(self, records: Sequence[tuple[bytes, bytes | None]]) -> None:
-        """See `Fold`."""
-        self._kept.take(records)
-
-    def restored(self, position: Position) -> None:
-        """See `Fold`."""
-        restored(self.state, self._kept, position.epoch, position.offset)
-        self._kept = Restoring()
-        self._rows = Unwritten(unmaterialised(self.state))
-        self._position, self.applied = position, position.offset
-        self._clock_ms, self._totals = self.state.clock_ms, Counter(self.state.totals)
-
-    def step(self, batch: Batch) -> None:
-        """See `Fold`."""
-        core.step(self.state, batch)
-        self.applied = batch.end
-
-    def seal(self, position: Position) -> Flush:
-        """See `Fold`."""
-        flush = core.seal(self.state, position.offset, position.version)
-        flush.token = (position, flush.token)
-        return flush
-
-    def committed(self, flush: Flush) -> None:
-        """See `Fold`."""
-        self._position, sealed = flush.token
-        self._rows.add(sealed.rows)
-        self._clock_ms, self._totals = sealed.clock_ms, sealed.totals
-
-    def undone(self) -> Sequence[Any]:
-        """See `Fold`: none. What an earlier owner left is asked for again once the log has been read so far."""
-        return ()
+        super().__init__(FilesState(rules), CORE)
 
     def idle(self) -> Emit | None:
         """See `Fold`: none. Whenever time decides about a job, its flush asks to be woken then."""
         return None
-
-    def materialise(self) -> Materialisation | None:
-        """See `Fold`."""
-        if not self._rows.rows:
-            self.state.materialised = max(self.state.materialised, self._position.version)
-            return None
-        return Materialisation(self._position, {FILE_JOBS_ROWS: table(self._rows.rows)}, self._rows.newest)
-
-    def materialised(self, done: Materialisation) -> None:
-        """See `Fold`."""
-        self.state.materialised = max(self.state.materialised, done.position.version)
-        self._rows.forget(done.token)
 
     @property
     def open_rows(self) -> int:
         """See `Fold`."""
         return len(self.state.emits) + len(self.state.dead) + len(self.state.dirty)
 
-    @property
-    def unwritten_bytes(self) -> int:
-        """See `Fold`."""
-        return self._rows.nbytes
-
     def figures(self) -> Mapping[str, float]:
         """See `Fold`. Outcomes and clock are of what is committed."""
         return {
-            **{f"outcome_{name}": float(sum_) for name, sum_ in self._totals.items()},
-            "append_ms": float(self._clock_ms),
+            **self.outcomes(),
             "jobs_open": float(len(self.state.open)),
             "jobs_remembered": float(len(self.state.jobs)),
             "attempts_running": float(self.state.running.total()),

@@ -14,7 +14,7 @@ from streams.files.rows import Row
 from streams.files.rules import FilesRules
 from streams.files.telling import event_of
 from topics.files_events import encode_event
-from topics.records import Batch, DeadLetter, Emit, Record, Unreadable
+from topics.records import DeadLetter, Emit
 from topics.rows import version_of
 
 STATE_KEY = b"p"
@@ -104,19 +104,6 @@ def mark(state: FilesState, job: Job, what: What, value: int = 0, label: str = "
     )
     state.number += 1
     state.dirty[job.id] = state.shown[job.id] = None
-
-
-def bury(state: FilesState, record: Record, reason: str, error: str) -> None:
-    """A dead letter of a record."""
-    state.dead.append(DeadLetter.of_record(state.rules.source, state.rules.partition, record, reason, error))
-    state.totals["dead"] += 1
-    state.totals["malformed"] += 1
-
-
-def bury_unreadable(state: FilesState, batch: Batch, piece: Unreadable) -> None:
-    """A dead letter of bytes that are no records."""
-    state.dead.append(DeadLetter.unreadable(batch, piece, piece.error))
-    state.totals["dead"] += 1
 
 
 def schedule(state: FilesState, job: Job) -> None:

@@ -34,6 +34,12 @@ POINTS = (
     "call.before",
     "call.during",
     "call.after",
+    "prepare.before",
+    "prepare.after",
+    "convert.during",
+    "convert.after",
+    "verify.before",
+    "verify.after",
 )
 ACTIONS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 

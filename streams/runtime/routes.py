@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from streams.runtime.fold import Fold
 from streams.runtime.worker import StreamWorker
+from topics.event_ids import EventId, parse_event_id
 from topics.ids import valid_id
 from topics.partitioning import partition_of
+
+F = TypeVar("F", bound=Fold)
 
 
 class OwnedKeys:
@@ -37,6 +40,37 @@ class OwnedKeys:
         if not runner.ready.is_set():
             raise refused(web.HTTPServiceUnavailable, f"partition {partition} is being restored")
         return asked, partition, runner.fold
+
+
+class OwnedFolds(Generic[F]):
+    """As `OwnedKeys`, of a stream whose folds are of one kind; and all of them that are restored."""
+
+    def __init__(self, worker: StreamWorker, partitions: Callable[[], int], name: str, kind: type[F]) -> None:
+        self._worker = worker
+        self._keys = OwnedKeys(worker, partitions, name)
+        self._kind = kind
+
+    def of(self, request: web.Request) -> tuple[str, int, F]:
+        """See `OwnedKeys`."""
+        asked, partition, fold = self._keys.of(request)
+        assert isinstance(fold, self._kind)
+        return asked, partition, fold
+
+    def all(self) -> Iterator[tuple[int, F]]:
+        """Partitions and their folds."""
+        for partition, runner in sorted(self._worker.runners.items()):
+            if runner.ready.is_set():
+                assert isinstance(runner.fold, self._kind)
+                yield partition, runner.fold
+
+
+def after_of(request: web.Request) -> EventId | None:
+    """The event after which is asked for more, by `?after=`. Raises HTTP 400."""
+    asked = request.query.get("after")
+    after = parse_event_id(asked) if asked else None
+    if asked and after is None:
+        raise refused(web.HTTPBadRequest, f"{asked[:60]!r} is no event id")
+    return after
 
 
 def answer(document: dict[str, Any], status: int = 200) -> web.Response:

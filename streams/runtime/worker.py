@@ -57,7 +57,8 @@ FAREWELL_S = 3.0
 @dataclass(frozen=True)
 class StreamSpec:
     """What a domain brings: its source, and its fold. `topics` are all it reads and writes; `routes` are what the
-    worker's status endpoint answers beside its own, from the state of the partitions that it owns."""
+    worker's status endpoint answers beside its own, from the state of the partitions that it owns; `close` lets go of what
+    the stream holds when the worker has ended."""
 
     stream: str
     source: str
@@ -66,6 +67,7 @@ class StreamSpec:
     make_fold: Callable[[int, int], Fold]  # (partition, partitions)
     make_outside: Callable[[Seat], Outside] | None = None
     routes: Callable[[StreamWorker], Sequence[web.RouteDef]] | None = None
+    close: Callable[[], None] = lambda: None
 
     @property
     def group(self) -> str:

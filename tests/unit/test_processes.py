@@ -11,14 +11,16 @@ from compose.processes import Processes
 from compose.settings import Settings, load
 from compose.worker import settings_of_each
 
-STREAMS = ["traffic", "audio", "ai"]
+STREAMS = ["traffic", "audio", "ai", "files"]
 
 
 def test_streams_side_by_side_have_ports_side_by_side() -> None:
     each = settings_of_each(Settings(worker_port=9100), STREAMS)
-    assert [(name, own.worker_port) for name, own in each] == [("traffic", 9100), ("audio", 9101), ("ai", 9102)]
+    assert [(name, own.worker_port) for name, own in each] == [
+        (stream, 9100 + number) for number, stream in enumerate(STREAMS)
+    ]
     free = settings_of_each(Settings(worker_port=0), STREAMS)
-    assert [own.worker_port for _, own in free] == [0, 0, 0]
+    assert [own.worker_port for _, own in free] == [0] * len(STREAMS)
 
 
 @pytest.mark.parametrize("port", [9100, 0])
@@ -28,7 +30,7 @@ def test_a_worker_listens_where_it_is_asked_for_its_readiness(port: int) -> None
     assert len(set(ports)) == len(STREAMS)
     assert 0 not in ports
     if port:
-        assert ports == [9100, 9101, 9102]
+        assert ports == [9100, 9101, 9102, 9103]
 
 
 def test_a_stack_downloads_into_the_cache_that_the_settings_name(
