@@ -35,7 +35,6 @@ from streams.ai.effects import Abandon, Effect, SendWebhook, Wake
 from streams.ai.elsewhere import end_elsewhere
 from streams.ai.ending import finish, webhook_sent
 from streams.ai.granting import grant
-from streams.ai.letters import bury, bury_unreadable
 from streams.ai.letting_go import let_go
 from streams.ai.rows import Row, task_row
 from streams.ai.seating import seat_owner
@@ -53,12 +52,12 @@ from streams.ai.state import (
 )
 from streams.ai.submitting import accept, take_submit
 from streams.ai.task import CallState, Task, Webhook
+from streams.runtime.burying import bury, bury_unreadable, send_on
 from topics import ai
 from topics.ai import Status
 from topics.malformed import Malformed
 from topics.partitioning import partition_of
 from topics.records import Batch, Flush, Record
-from topics.rerouting import sent_on
 
 #: The shortest time that is asked to be woken after: the broker's clock may lag behind.
 WAKE_MIN_MS = 20
@@ -68,8 +67,7 @@ _partition_of = lru_cache(maxsize=65_536)(partition_of)
 
 def step(state: AiState, batch: Batch) -> AiState:
     """Fold one batch; total. What it adds is kept open in the state until `seal`."""
-    for piece in batch.unreadable:
-        bury_unreadable(state, batch, piece)
+    bury_unreadable(state, batch, batch.unreadable)
     for record in batch.records():
         state.offset, state.number = record.offset, 0
         pass_time(state, record.append_ms)
@@ -87,7 +85,7 @@ def _take(state: AiState, record: Record) -> None:
     elif isinstance(found, ai.Owner):
         seat_owner(state, found.term)
     elif (home := _partition_of(record.key or b"", state.rules.partitions)) != state.rules.partition:
-        _send_on(state, record, home)
+        send_on(state, record, home)
     elif isinstance(found, ai.Submit):
         take_submit(state, record, found)
     elif (task := state.tasks.get(found.task_id)) is not None:
@@ -114,16 +112,6 @@ def _heard(state: AiState, task: Task, found: ai.TaskRecord) -> bool:
     elif isinstance(found, (ai.Block, ai.Answered, ai.CallFailed)):
         return take_of_call(state, task, found)
     return True
-
-
-def _send_on(state: AiState, record: Record, to: int) -> None:
-    rules = state.rules
-    emit = sent_on(rules.source, rules.partition, record, to, rules.record_bytes_max)
-    if isinstance(emit, Malformed):
-        bury(state, record, emit.reason, emit.error)
-    else:
-        state.emits.append(emit)
-        state.totals["rerouted"] += 1
 
 
 def seal(state: AiState, position: int, version: int) -> Flush:

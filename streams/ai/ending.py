@@ -9,9 +9,9 @@ from streams.ai.letters import mark
 from streams.ai.letting_go import keep
 from streams.ai.state import SEGMENT_TAG, AiState, key_of
 from streams.ai.task import CallState, Task, Webhook, What
+from streams.runtime.burying import bury_origin
 from topics import ai
 from topics.ai import Status
-from topics.records import DeadLetter
 
 
 def finish(state: AiState, task: Task, status: Status) -> None:
@@ -48,14 +48,7 @@ def fail(state: AiState, task: Task, error_type: str, error: str) -> None:
     """The task is over without an answer, and becomes a dead letter."""
     task.error_type, task.error = error_type, error[: ai.MAX_ERROR_CHARS]
     finish(state, task, Status.FAILED)
-    origin = task.origin
-    where = (state.rules.source, state.rules.partition, origin.offset, origin.append_ms)
-    letter = DeadLetter(
-        error_type, task.error, *where, task.id.encode(), origin.value, origin.headers, max(1, task.begun)
-    )
-    state.dead.append(letter)
-    state.totals["dead"] += 1
-    state.totals[f"error_{error_type}"] += 1
+    bury_origin(state, task.id, task.origin, error_type, task.error, task.begun)
 
 
 def webhook_sent(state: AiState, task: Task, found: ai.WebhookSent) -> bool:

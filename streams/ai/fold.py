@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -18,12 +18,11 @@ from streams.ai.rules import AiRules
 from streams.ai.state import AiState, Split
 from streams.ai.task import Task
 from streams.ai.telling import figures_of, history
-from streams.runtime.fold import Materialisation, Position
-from streams.runtime.unwritten import Unwritten
+from streams.runtime.latest import Core, LatestFold
 from topics.ai import Idle, Kind, Status, encode
 from topics.ai_events import TaskEvent
 from topics.event_ids import EventId
-from topics.records import Batch, Emit, Flush
+from topics.records import Emit
 from topics.rows import AI_TASKS_ROWS
 
 #: How many of the last finished tasks the figures look at.
@@ -32,54 +31,16 @@ RECENT = 1_000
 MERGE_QUESTION_CHARS = 2_000
 
 
-class AiFold:
+CORE: Core[AiState, restoring.Restoring] = Core(
+    core.step, core.seal, restoring.Restoring, restoring.restored, restoring.unmaterialised, AI_TASKS_ROWS, table
+)
+
+
+class AiFold(LatestFold[AiState, restoring.Restoring]):
     """Implements `streams.runtime.fold.Fold` over `core`."""
 
     def __init__(self, rules: AiRules, split: Split) -> None:
-        self.state = AiState(rules, split)
-        self.applied = 0
-        self._kept = restoring.Restoring()
-        self._position = Position(0, 0)
-        self._clock_ms = 0
-        self._totals: Counter[str] = Counter()
-        self._rows = Unwritten()
-
-    def take_seat(self, term: int) -> None:
-        """This process owns the partition, in so many's term: once its own word of it is folded, calls are granted."""
-        self.state.seat = term
-
-    def restore(self, records: Sequence[tuple[bytes, bytes | None]]) -> None:
-        """See `Fold`."""
-        self._kept.take(records)
-
-    def restored(self, position: Position) -> None:
-        """See `Fold`."""
-        restoring.restored(self.state, self._kept, position.epoch, position.offset)
-        self._kept = restoring.Restoring()
-        self._rows = Unwritten(restoring.unmaterialised(self.state))
-        self._position, self.applied = position, position.offset
-        self._clock_ms, self._totals = self.state.clock_ms, Counter(self.state.totals)
-
-    def step(self, batch: Batch) -> None:
-        """See `Fold`."""
-        core.step(self.state, batch)
-        self.applied = batch.end
-
-    def seal(self, position: Position) -> Flush:
-        """See `Fold`."""
-        flush = core.seal(self.state, position.offset, position.version)
-        flush.token = (position, flush.token)
-        return flush
-
-    def committed(self, flush: Flush) -> None:
-        """See `Fold`."""
-        self._position, sealed = flush.token
-        self._rows.add(sealed.rows)
-        self._clock_ms, self._totals = sealed.clock_ms, sealed.totals
-
-    def undone(self) -> Sequence[Any]:
-        """See `Fold`: none. What an earlier owner left is asked for again once the log has been read so far."""
-        return ()
+        super().__init__(AiState(rules, split), CORE)
 
     def idle(self) -> Emit | None:
         """See `Fold`: while a task is open, the time decides about it."""
@@ -88,36 +49,18 @@ class AiFold:
         encoded = encode(Idle())
         return Emit(self.state.rules.source, None, encoded.value, encoded.headers, self.state.rules.partition)
 
-    def materialise(self) -> Materialisation | None:
-        """See `Fold`."""
-        if not self._rows.rows:
-            self.state.materialised = max(self.state.materialised, self._position.version)
-            return None
-        return Materialisation(self._position, {AI_TASKS_ROWS: table(self._rows.rows)}, self._rows.newest)
-
-    def materialised(self, done: Materialisation) -> None:
-        """See `Fold`."""
-        self.state.materialised = max(self.state.materialised, done.position.version)
-        self._rows.forget(done.token)
-
     @property
     def open_rows(self) -> int:
         """See `Fold`. A record of many KiB counts as many."""
         kib = sum(len(emit.value or b"") for emit in self.state.emits) >> 10
         return len(self.state.emits) + len(self.state.dead) + len(self.state.dirty) + kib
 
-    @property
-    def unwritten_bytes(self) -> int:
-        """See `Fold`."""
-        return self._rows.nbytes
-
     def figures(self) -> Mapping[str, float]:
         """See `Fold`. Outcomes and clock are of what is committed."""
         found = self.state.lines
         states = Counter(task.status for task in self.unfinished())
         return {
-            **{name if name == "task_ms" else f"outcome_{name}": float(sum_) for name, sum_ in self._totals.items()},
-            "append_ms": float(self._clock_ms),
+            **self.outcomes(),
             "tasks_pending": float(states[Status.PENDING]),
             "tasks_processing": float(states[Status.PROCESSING]),
             "tasks_remembered": float(len(self.state.tasks)),

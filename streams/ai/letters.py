@@ -1,4 +1,4 @@
-"""What the fold tells: events of tasks, and dead letters of what it could not use."""
+"""What the fold tells of tasks: their events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from streams.ai.state import AiState
 from streams.ai.task import Mark, Task, What
 from streams.ai.telling import event_of
 from topics.ai_events import encode_event
-from topics.records import Batch, DeadLetter, Emit, Record, Unreadable
+from topics.records import Emit
 
 
 def mark(state: AiState, task: Task, what: What, call: int = 0, value: int = 0, label: str = "") -> None:
@@ -23,16 +23,3 @@ def emit(state: AiState, task: Task, value: bytes) -> None:
     """An event of a task, numbered within the record being folded."""
     state.emits.append(Emit(state.rules.events, task.id.encode(), value))
     state.number += 1
-
-
-def bury(state: AiState, record: Record, reason: str, error: str) -> None:
-    """A dead letter of a record."""
-    state.dead.append(DeadLetter.of_record(state.rules.source, state.rules.partition, record, reason, error))
-    state.totals["dead"] += 1
-    state.totals["malformed"] += 1
-
-
-def bury_unreadable(state: AiState, batch: Batch, piece: Unreadable) -> None:
-    """A dead letter of bytes that are no records."""
-    state.dead.append(DeadLetter.unreadable(batch, piece, piece.error))
-    state.totals["dead"] += 1

@@ -29,9 +29,9 @@ from streams.ai.model_port import (
     Webhooks,
 )
 from streams.runtime.outside import Seat
+from streams.runtime.reporting import Reporting
 from topics import ai
 from topics.ai import Kind, TaskRecord, Usage
-from topics.records import Emit
 
 log = structlog.get_logger(__name__)
 
@@ -110,23 +110,19 @@ class _Blocks:
             self._timer = None
 
 
-class AiOutside:
+class AiOutside(Reporting):
     """Implements `streams.runtime.outside.Outside` for one partition; says at once that it has a new owner."""
 
     def __init__(self, seat: Seat, world: World, fold: AiFold) -> None:
-        self._seat = seat
+        super().__init__(seat, fold.state.rules.source)
         self._world = world
         self._fold = fold
-        self._topic = fold.state.rules.source
         self._calls: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._others: set[asyncio.Task[None]] = set()
         self._slots: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(1))
         for model in fold.state.rules.models:
             self._slots[model] = asyncio.Semaphore(fold.state.rules.slots(model))
-        self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
         fold.take_seat(seat.term)
-        self._report(ai.Owner(seat.term))
+        self._say(ai.Owner(seat.term))
 
     def begin(self, effects: Sequence[Effect]) -> None:
         """See `Outside`."""
@@ -137,31 +133,16 @@ class AiOutside:
                 case Abandon():
                     self._abandon(effect)
                 case SendWebhook():
-                    task = asyncio.create_task(self._guarded(self._webhook(effect)))
-                    self._others.add(task)
-                    task.add_done_callback(self._others.discard)
+                    self._spawn(self._webhook(effect), f"webhook of {effect.task_id}")
                 case Wake():
-                    self._wake(effect)
-
-    def close(self) -> None:
-        """See `Outside`."""
-        self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        for task in [*self._calls.values(), *self._others]:
-            task.cancel()
-
-    @property
-    def under_way(self) -> int:
-        """Calls and webhooks that have not ended."""
-        return len(self._calls) + len(self._others)
+                    self._report_after(effect.after_ms, ai.encode(ai.Idle()))
 
     # -- calls --------------------------------------------------------------------------------------------------
 
     def _start(self, effect: CallModel) -> None:
         self._abandon(Abandon(effect.task_id, effect.call))
         key = (effect.task_id, effect.call)
-        task = asyncio.create_task(self._guarded(self._call(effect)), name=f"call {effect.task_id}/{effect.call}")
+        task = self._spawn(self._call(effect), f"call {effect.task_id}/{effect.call}")
         self._calls[key] = task
         task.add_done_callback(lambda done: self._calls.pop(key) if self._calls.get(key) is done else None)
 
@@ -174,7 +155,7 @@ class AiOutside:
         began = time.monotonic()
         ends = began + effect.left_ms / 1000
         place = (effect.task_id, effect.call, effect.term, effect.attempt)
-        blocks = _Blocks(effect, self._world.limits, self._report)
+        blocks = _Blocks(effect, self._world.limits, self._say)
         usage = Usage()
         streamed = 0
         failed: tuple[str, str, int | None] | None = None
@@ -219,18 +200,18 @@ class AiOutside:
         self._seat.reach("call.after")
         duration_ms = int((time.monotonic() - began) * 1000)
         if failed is None:
-            self._report(ai.Answered(*place, blocks.count, streamed > 1, duration_ms, usage))
+            self._say(ai.Answered(*place, blocks.count, streamed > 1, duration_ms, usage))
         else:
             error_type, error_text, pause_ms = failed
             text = error_text[: ai.MAX_ERROR_CHARS].encode("utf-8", "replace").decode()
-            self._report(ai.CallFailed(*place, error_type, text, pause_ms, duration_ms, usage))
+            self._say(ai.CallFailed(*place, error_type, text, pause_ms, duration_ms, usage))
 
     def _pause_ms(self, effect: CallModel, error: ModelRetryable | None) -> int:
         """How long to wait before the next attempt: not less than the server asked for."""
         asked_s = (error.retry_after_s if error else None) or 0.0
         return int(max(asked_s, self._world.limits.backoff_s(effect.failures)) * 1000)
 
-    # -- webhooks and time --------------------------------------------------------------------------------------
+    # -- webhooks --------------------------------------------------------------------------------------
 
     async def _webhook(self, effect: SendWebhook) -> None:
         task = self._fold.task(effect.task_id)
@@ -256,25 +237,7 @@ class AiOutside:
     def _webhook_over(self, task_id: str, delivered: bool, attempts: int, error: str) -> None:
         if not delivered:
             log.info("a webhook was not delivered", task_id=task_id, attempts=attempts, error=error[:300])
-        self._report(ai.WebhookSent(task_id, delivered, attempts, error[: ai.MAX_ERROR_CHARS]))
+        self._say(ai.WebhookSent(task_id, delivered, attempts, error[: ai.MAX_ERROR_CHARS]))
 
-    def _wake(self, effect: Wake) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        delay_s = effect.after_ms / 1000
-        self._timer = asyncio.get_running_loop().call_later(delay_s, lambda: self._report(ai.Idle()))
-
-    # -- reports ------------------------------------------------------------------------------------------------
-
-    async def _guarded(self, work: Any) -> None:
-        try:
-            await work
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            self._seat.fail(error)
-
-    def _report(self, record: TaskRecord) -> None:
-        if not self._closed:
-            key, value, headers = ai.encode(record)
-            self._seat.report([Emit(self._topic, key, value, headers, self._seat.partition)])
+    def _say(self, record: TaskRecord) -> None:
+        self._report(ai.encode(record))

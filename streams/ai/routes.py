@@ -12,10 +12,9 @@ from aiohttp import web
 from streams.ai.fold import AiFold
 from streams.ai.letting_go import LetGoTexts, Texts, TextsAway
 from streams.ai.task import Task
-from streams.runtime.routes import OwnedKeys, answer, refused
+from streams.runtime.routes import OwnedFolds, after_of, answer, refused
 from streams.runtime.worker import StreamWorker
 from topics.ai import Status
-from topics.event_ids import parse_event_id
 from topics.ids import valid_id
 
 #: Tasks of one page.
@@ -34,9 +33,8 @@ class AiRoutes:
     """
 
     def __init__(self, worker: StreamWorker, partitions: Callable[[], int], texts: LetGoTexts) -> None:
-        self._worker = worker
         self._texts = texts
-        self._keys = OwnedKeys(worker, partitions, "task_id")
+        self._folds = OwnedFolds(worker, partitions, "task_id", AiFold)
 
     def all(self) -> Sequence[web.RouteDef]:
         """The routes."""
@@ -48,7 +46,7 @@ class AiRoutes:
         ]
 
     async def _state(self, request: web.Request) -> web.Response:
-        task_id, partition, fold = self._owned(request)
+        task_id, partition, fold = self._folds.of(request)
         place = {"partition": partition, "applied": fold.applied}
         task = fold.task(task_id)
         if task is None:
@@ -67,11 +65,8 @@ class AiRoutes:
             raise refused(web.HTTPServiceUnavailable, str(error)) from None
 
     async def _events(self, request: web.Request) -> web.Response:
-        task_id, partition, fold = self._owned(request)
-        asked = request.query.get("after")
-        after = parse_event_id(asked) if asked else None
-        if asked and after is None:
-            raise refused(web.HTTPBadRequest, f"{asked[:60]!r} is no event id")
+        task_id, partition, fold = self._folds.of(request)
+        after = after_of(request)
         place = {"partition": partition, "applied": fold.applied}
         task = fold.task(task_id)
         if task is None:
@@ -86,7 +81,7 @@ class AiRoutes:
             before = _cursor(query["before"]) if query.get("before") else None
         except ValueError as error:
             raise refused(web.HTTPBadRequest, str(error)) from None
-        folds = list(self._folds())
+        folds = list(self._folds.all())
         found: list[tuple[int, str, dict[str, Any]]] = []
         for _, fold in folds:
             tasks = _matching(fold.newest(query.get("user") or None), wanted, before)
@@ -96,18 +91,7 @@ class AiRoutes:
         return answer({"tasks": page, "partitions": [partition for partition, _ in folds]})
 
     async def _queue(self, request: web.Request) -> web.Response:
-        return answer({"partitions": [queue_figures(partition, fold) for partition, fold in self._folds()]})
-
-    def _folds(self) -> Iterator[tuple[int, AiFold]]:
-        for partition, runner in sorted(self._worker.runners.items()):
-            if runner.ready.is_set():
-                assert isinstance(runner.fold, AiFold)
-                yield partition, runner.fold
-
-    def _owned(self, request: web.Request) -> tuple[str, int, AiFold]:
-        task_id, partition, fold = self._keys.of(request)
-        assert isinstance(fold, AiFold)
-        return task_id, partition, fold
+        return answer({"partitions": [queue_figures(partition, fold) for partition, fold in self._folds.all()]})
 
 
 def queue_figures(partition: int, fold: AiFold) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import msgspec
 
 from streams.ai.ending import fail
 from streams.ai.granting import queue
-from streams.ai.letters import bury, mark
+from streams.ai.letters import mark
 from streams.ai.letting_go import same_task
 from streams.ai.rules import AiRules
 from streams.ai.state import AiState
 from streams.ai.task import Call, Origin, Task, Webhook, What
+from streams.runtime.burying import bury
 from topics import ai
 from topics.records import Record
 

@@ -11,6 +11,9 @@ from streams.runtime.fold import Materialisation, Position
 from streams.runtime.unwritten import Row, Unwritten
 from topics.records import Batch, Flush
 
+#: Of a total that counts no outcomes.
+_UNITS = ("_ms", "_bytes")
+
 ChangelogRecord = tuple[bytes, bytes | None]
 
 
@@ -132,6 +135,6 @@ class LatestFold(Generic[S, K]):
         return self._rows.nbytes
 
     def outcomes(self) -> Mapping[str, float]:
-        """The committed totals as figures, and the clock."""
-        found = {f"outcome_{name}": float(sum_) for name, sum_ in self._totals.items()}
-        return {**found, "append_ms": float(self._clock_ms)}
+        """The committed totals as figures, times and sizes among them by their own names, and the clock."""
+        sums = {name if name.endswith(_UNITS) else f"outcome_{name}": sum_ for name, sum_ in self._totals.items()}
+        return {**{name: float(sum_) for name, sum_ in sums.items()}, "append_ms": float(self._clock_ms)}
