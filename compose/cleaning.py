@@ -18,6 +18,7 @@ from streams.audio.leftovers import (
     judge_upload,
     place_of,
 )
+from streams.files import leftovers
 from topics.audio_events import AUDIO_PREFIX, Manifest, decode_manifest, manifest_key
 
 #: Sessions that one question to ClickHouse names.
@@ -34,7 +35,7 @@ class Leftover:
     key: str
     size_bytes: int
     age_s: float
-    verdict: Verdict
+    verdict: Verdict | leftovers.Verdict
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Swept:
 
     def note(self, found: Leftover) -> bool:
         """Count it in; whether it goes."""
-        if found.verdict in REMOVED:
+        if found.verdict in REMOVED | leftovers.REMOVED:
             self.leftovers.append(found)
             return True
         self.kept[found.verdict] = self.kept.get(found.verdict, 0) + 1

@@ -1,4 +1,4 @@
-"""`sluiceway clean`: removes what audio sessions have left in the bucket and nobody needs."""
+"""`sluiceway clean`: removes what audio sessions, conversions and uploads have left in the bucket and nobody needs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from compose.cleaning import Cleaner, Swept
+from compose.cleaning_files import FilesCleaner
 from compose.logs import set_up_logs
 from compose.settings import Settings, load
 from compose.worker import bucket, clickhouse
@@ -32,9 +33,10 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be removed")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="as one JSON object")] = False,
 ) -> None:
-    """Remove audio segments that their recordings have made needless, and uploads that were given up.
+    """Remove audio segments that their recordings have made needless, results of conversions that did not win, and uploads
+    that were given up.
 
-    Exits 1 when the bucket or ClickHouse does not answer: what a session needs is then not known, and nothing goes.
+    Exits 1 when the bucket or ClickHouse does not answer: what is needed is then not known, and nothing goes.
     """
     settings = load()
     set_up_logs(dataclasses.replace(settings, log_level="error"))
@@ -69,13 +71,8 @@ async def _sweep(settings: Settings, older_than_s: float, dry_run: bool, progres
     try:
         async with asyncio.timeout(_ANSWER_S):
             await objects.head(AUDIO_PREFIX)
-        return await Cleaner(
-            objects,
-            sink,
-            older_than_s=older_than_s,
-            dry_run=dry_run,
-            progress=progress,
-        ).run()
+        how: dict[str, Any] = {"older_than_s": older_than_s, "dry_run": dry_run, "progress": progress}
+        return await FilesCleaner(objects, sink, await Cleaner(objects, sink, **how).run(), **how).run()
     finally:
         await sink.close()
         await objects.close()

@@ -152,6 +152,15 @@ async def audio_users(sink: ClickHouseSink, start_ms: int, end_ms: int, limit: i
     return UsersStorage(users, total, [UserStorage(*row) for row in rows])
 
 
+@dataclass(frozen=True)
+class FileJobState:
+    """What ClickHouse shows of a file job."""
+
+    submitted_ms: int
+    status: str
+    r2_key: str
+
+
 async def audio_session_states(sink: ClickHouseSink, session_ids: Sequence[str]) -> Sequence[AudioSessionState]:
     """These sessions, as far as there are such."""
     rows = await sink.query(
@@ -170,6 +179,17 @@ async def audio_segment_states(sink: ClickHouseSink, session_ids: Sequence[str])
         session_ids=list(session_ids),
     )
     return [AudioSegmentState(*row) for row in rows]
+
+
+async def file_job_states(sink: ClickHouseSink, submitted_ms: Sequence[int]) -> Sequence[FileJobState]:
+    """The jobs that were submitted at these very milliseconds."""
+    rows = await sink.query(
+        "SELECT toUnixTimestamp64Milli(submitted_at), status, r2_key "
+        f"FROM {sink.qualified('file_jobs')} "
+        "WHERE toUnixTimestamp64Milli(submitted_at) IN {submitted_ms:Array(Int64)}",
+        submitted_ms=list(submitted_ms),
+    )
+    return [FileJobState(*row) for row in rows]
 
 
 async def ai_task_texts(sink: ClickHouseSink, task_id: str) -> tuple[str, str] | None:
