@@ -1,7 +1,6 @@
 """Webhooks of AI tasks: signed as Standard Webhooks has it, and sent to public addresses only.
 
-Where a request goes is judged at the moment of connecting, by the very address: whatever a name has resolved to before, and
-however an address is written, changes nothing. Redirects are not followed.
+Redirects are not followed.
 """
 
 from __future__ import annotations
@@ -10,31 +9,21 @@ import base64
 import binascii
 import hashlib
 import hmac
-import ipaddress
-import socket
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 
+from compose.outbound import NotPublic, guarded, networks_of
 from compose.settings import PREFIX, SettingError, Settings
-from streams.ai.addresses import Network, may_reach, networks
 from streams.ai.model_port import WebhookRefused
+from streams.runtime.addresses import Network
 
 #: One attempt, connecting and answering included, seconds.
 ATTEMPT_S = 10.0
 _SECRET_PREFIX = "whsec_"
 _GONE = 410
-
-
-class _NotPublic(OSError):
-    """An address that a webhook may not reach."""
-
-    def __str__(self) -> str:
-        # The same for every address of a host: only then it reaches us when all of them were refused.
-        return "the webhook's host has no address that may be reached"
 
 
 class SignedWebhooks:
@@ -55,8 +44,8 @@ class SignedWebhooks:
             async with self._opened().post(url, data=body, headers=headers, allow_redirects=False) as answer:
                 status = answer.status
         except aiohttp.ClientConnectorError as error:
-            if isinstance(error.os_error, _NotPublic):
-                raise WebhookRefused(str(error.os_error)) from None
+            if isinstance(error.os_error, NotPublic):
+                raise WebhookRefused(f"the webhook: {error.os_error}") from None
             raise
         except (aiohttp.InvalidURL, UnicodeError) as error:
             raise WebhookRefused(f"it is no URL: {error}") from None
@@ -76,20 +65,12 @@ class SignedWebhooks:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(resolver=self._resolver, socket_factory=self._socket)
+            connector = guarded(self._allowed, self._resolver)
             timeout = aiohttp.ClientTimeout(total=ATTEMPT_S)
             # A cookie of one receiver is no other's.
             jar = aiohttp.DummyCookieJar()
             self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=jar)
         return self._session
-
-    def _socket(self, info: tuple[Any, ...]) -> socket.socket:
-        """A socket for one address; what it is connected to is that address, and not a name."""
-        family, kind, protocol, _, address = info
-        host = str(address[0]).partition("%")[0]
-        if not may_reach(ipaddress.ip_address(host), self._allowed):
-            raise _NotPublic
-        return socket.socket(family=family, type=kind, proto=protocol)
 
 
 def signed(secret: bytes, message_id: str, timestamp_s: int, body: bytes) -> dict[str, str]:
@@ -112,10 +93,7 @@ def ai_webhooks(settings: Settings) -> SignedWebhooks:
 
 def webhook_networks(settings: Settings) -> tuple[Network, ...]:
     """The networks that webhooks may reach though they are not public. Raises SettingError for what is no network."""
-    try:
-        return networks(settings.ai_webhook_networks)
-    except ValueError as error:
-        raise SettingError(f"{PREFIX}AI_WEBHOOK_NETWORKS: {error}") from None
+    return networks_of("AI_WEBHOOK_NETWORKS", settings.ai_webhook_networks)
 
 
 def _secret(text: str) -> bytes:

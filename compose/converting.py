@@ -6,6 +6,7 @@ from compose.converter.limits import ConverterLimits
 from compose.converter.pool import ProcessConverter
 from compose.converter.remote import RemoteConverter
 from compose.converter.scratch import Scratch
+from compose.outbound import networks_of
 from compose.settings import Settings
 from streams.files.converting import Converter
 
@@ -28,9 +29,17 @@ def converter_limits(settings: Settings) -> ConverterLimits:
 
 
 def process_converter(settings: Settings) -> ProcessConverter:
-    """Conversions on this machine; made inside a running event loop."""
+    """Conversions on this machine; made inside a running event loop. Raises SettingError."""
     scratch = Scratch(settings.data_dir / "scratch")
-    return ProcessConverter(scratch, converter_limits(settings), settings.s3_endpoint, settings.converter_slots)
+    networks_of("FILES_URL_NETWORKS", settings.files_url_networks)
+    return ProcessConverter(
+        scratch,
+        converter_limits(settings),
+        settings.s3_endpoint,
+        settings.converter_slots,
+        settings.files_urls,
+        settings.files_url_networks,
+    )
 
 
 def converter(settings: Settings) -> Converter:

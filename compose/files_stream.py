@@ -26,6 +26,7 @@ def files(settings: Settings, objects: Bucket) -> StreamSpec:
         "waiting_max": settings.files_waiting,
         "retries_max": settings.files_retries,
         "sweep_after_ms": round(settings.files_sweep_s * 1000),
+        "urls": settings.files_urls,
         "remember_ms": round(settings.files_remember_h * 3_600_000),
     }
     limits = OutsideLimits(

@@ -108,6 +108,8 @@ class Settings:
     )
     files_parts_above_mb: int = _s(100, "a source of more may give a result that is uploaded in parts, MB")
     files_part_mb: int = _s(16, "parts of a result, at least 5 MB")
+    files_urls: bool = _s(False, "sources may be http(s) URLs, at public addresses")
+    files_url_networks: str = _s("", "networks that such URLs may lead to though they are not public, as 10.1.0.0/16")
     files_remember_h: float = _s(168.0, "how long an ended job is known to its worker, hours; ClickHouse keeps it")
     converter_url: str = _s("", "converter service that workers ask; without one each converts in processes of its own")
     converter_key: str = _s("", "key of the converter service; off loopback it is required", secret=True)

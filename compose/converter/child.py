@@ -6,7 +6,6 @@ import asyncio
 import os
 import sys
 import time
-from pathlib import Path
 
 import msgspec
 
@@ -47,7 +46,7 @@ async def _main() -> None:
     os.dup2(2, 1)
     telling = _Telling(to)
     try:
-        telling.say(Done(await work(todo.request, Path(todo.folder), todo.limits, telling.progress)))
+        telling.say(Done(await work(todo, telling.progress)))
     except ConversionFailed as error:
         telling.say(failed(error))
 

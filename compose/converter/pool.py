@@ -30,15 +30,26 @@ _LINE_BYTES = 1 << 20
 
 
 class ProcessConverter:
-    """Implements `streams.files.converting.Converter`. URLs must lead to the store, which answers at `store_url`.
+    """Implements `streams.files.converting.Converter`. URLs must lead to the store, which answers at `store_url`; a foreign
+    source is taken with `urls` only, from public addresses and `networks` (checked by the caller).
 
     At most `slots` conversions run at once; further ones wait.
     """
 
-    def __init__(self, scratch: Scratch, limits: ConverterLimits, store_url: str, slots: int) -> None:
+    def __init__(
+        self,
+        scratch: Scratch,
+        limits: ConverterLimits,
+        store_url: str,
+        slots: int,
+        urls: bool = False,
+        networks: str = "",
+    ) -> None:
         self._scratch = scratch
         self._limits = limits
         self._store = _origin(store_url)
+        self._urls = urls
+        self._networks = networks
         self._slots = asyncio.Semaphore(slots)
 
     @property
@@ -52,7 +63,9 @@ class ProcessConverter:
 
     async def convert(self, request: ConvertRequest, on_progress: OnProgress) -> ConvertResult:
         """See `Converter`."""
-        for url in (request.url, request.upload_url, *request.parts):
+        if request.foreign and not self._urls:
+            raise ConversionFailed("url_not_allowed", "this converter takes no sources by URL")
+        for url in (*(() if request.foreign else (request.url,)), request.upload_url, *request.parts):
             if _origin(url) != self._store:
                 raise ConversionFailed("foreign_url", "a URL does not lead to this converter's store")
         async with self._slots:
@@ -79,7 +92,9 @@ class ProcessConverter:
         )
         complaints = asyncio.create_task(_complaints(process))
         try:
-            return await _listen(process, Work(request, str(folder), self._limits), complaints, on_progress)
+            return await _listen(
+                process, Work(request, str(folder), self._limits, self._networks), complaints, on_progress
+            )
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

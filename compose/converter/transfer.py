@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import aiohttp
 from yarl import URL
 
+from compose.converter.foreign import found
 from streams.files.converting import ConversionFailed, ConvertRequest
+from streams.runtime.addresses import Network
 from topics.files import SentPart
 
 T = TypeVar("T")
@@ -28,13 +30,16 @@ class _Passing(Exception):
     """A failure that may be gone when it is tried again."""
 
 
-async def fetch(url: str, to: Path, bytes_max: int, within_s: float, on_share: OnShare) -> int:
-    """Write what a URL gives to a file; returns its size. Raises ConversionFailed."""
+async def fetch(
+    url: str, to: Path, bytes_max: int, within_s: float, on_share: OnShare, foreign: Sequence[Network] | None = None
+) -> int:
+    """Write what a URL gives to a file; returns its size. One that is `foreign` is asked for at public addresses only, and
+    these networks. Raises ConversionFailed."""
 
     async def attempt() -> int:
-        async with _asked("GET", url) as answer:
+        async with _asked("GET", url) if foreign is None else _found(url, foreign) as answer:
             if answer.status != 200:
-                raise _refusal("source", answer.status)
+                raise _refusal("source", answer.status) if foreign is None else _foreign_refusal(answer.status)
             wanted = answer.content_length
             if wanted is not None and wanted > bytes_max:
                 raise _too_large(bytes_max)
@@ -139,6 +144,21 @@ async def _asked(method: str, url: str, **arguments: Any) -> AsyncIterator[aioht
             yield answer
     except (aiohttp.ClientError, ConnectionError) as error:
         raise _Passing(f"the store does not answer ({type(error).__name__})") from None
+
+
+@asynccontextmanager
+async def _found(url: str, allowed: Sequence[Network]) -> AsyncIterator[aiohttp.ClientResponse]:
+    try:
+        async with found(url, allowed, _TIMEOUTS) as answer:
+            yield answer
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise _Passing(f"its server does not answer ({type(error).__name__})") from None
+
+
+def _foreign_refusal(status: int) -> Exception:
+    if status >= 500 or status in (408, 429):
+        return _Passing(f"its server answers {status}")
+    return ConversionFailed("source_refused", f"source: its server answers {status}")
 
 
 def _refusal(what: str, status: int) -> Exception:

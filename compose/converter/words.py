@@ -38,11 +38,13 @@ Word = Going | Done | Failed
 
 
 class Work(msgspec.Struct, frozen=True):
-    """What a child process is told to do, and in which folder."""
+    """What a child process is told to do, and in which folder. `networks` may be reached for a foreign source though they are
+    not public."""
 
     request: ConvertRequest
     folder: str
     limits: ConverterLimits
+    networks: str = ""
 
 
 _words: msgspec.json.Decoder[Word] = msgspec.json.Decoder(Word)

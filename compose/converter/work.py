@@ -5,25 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from compose.converter.limits import ConverterLimits
 from compose.converter.transcode import transcode
 from compose.converter.transfer import fetch, upload
+from compose.converter.words import Work
 from streams.files import formats
-from streams.files.converting import ConversionFailed, ConvertRequest, ConvertResult, OnProgress
+from streams.files.converting import ConversionFailed, ConvertResult, OnProgress
+from streams.runtime.addresses import networks
 from topics.files import Stage
 from topics.malformed import Malformed
 
 
-async def work(
-    request: ConvertRequest, folder: Path, limits: ConverterLimits, on_progress: OnProgress
-) -> ConvertResult:
+async def work(todo: Work, on_progress: OnProgress) -> ConvertResult:
     """Fetch, convert, upload. Raises ConversionFailed; whatever lies in the folder then is the caller's to remove."""
+    request, folder, limits = todo.request, Path(todo.folder), todo.limits
     plan = formats.plan(request.format, request.quality, request.options)
     if isinstance(plan, Malformed):
         raise ConversionFailed(plan.reason, plan.error)
     source, result = folder / "source", folder / "result"
     try:
-        await fetch(request.url, source, limits.source_bytes, limits.fetch_s, _told(on_progress, Stage.FETCHING))
+        fetching = _told(on_progress, Stage.FETCHING)
+        allowed = networks(todo.networks) if request.foreign else None
+        await fetch(request.url, source, limits.source_bytes, limits.fetch_s, fetching, allowed)
         duration_ms = await transcode(plan, source, result, limits, _told(on_progress, Stage.CONVERTING))
         source.unlink()
         size = result.stat().st_size

@@ -20,7 +20,8 @@ class ConvertRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """One conversion. `upload_url` takes the whole result; with `parts`, the presigned URLs of a multipart upload in
     order, a result larger than `part_size` goes in that many bytes a part.
 
-    `metadata` are headers that the upload's signature binds (`x-amz-meta-*` without that prefix), `parts` need none.
+    `metadata` are headers that the upload's signature binds (`x-amz-meta-*` without that prefix), `parts` need none. With
+    `foreign`, `url` is a client's own and leads anywhere; else to the store.
     """
 
     url: _Text
@@ -33,6 +34,7 @@ class ConvertRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     metadata: dict[str, str] = {}
     parts: tuple[_Text, ...] = ()
     part_size: Annotated[int, Meta(ge=0, le=5 << 30)] = 0
+    foreign: bool = False
 
     def __repr__(self) -> str:
         return f"ConvertRequest({self.upload_key!r}, {self.format!r}, {self.quality!r})"

@@ -220,6 +220,7 @@ def _request(job: Job, source_url: str, key: str, content_type: str, signed: Sig
         metadata=dict(signed.metadata),
         parts=tuple(signed.parts),
         part_size=signed.part_bytes,
+        foreign=submit.source.url is not None,
     )
 
 

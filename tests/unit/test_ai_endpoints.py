@@ -14,8 +14,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry
 
-from streams.ai.addresses import networks
 from streams.ai.model_port import TaskType
+from streams.runtime.addresses import networks
 from streams.web.ai.direct import DirectRules, DirectWork
 from streams.web.ai.identity import task_id_of
 from streams.web.ai.keeper import JournalLimits, Keeper

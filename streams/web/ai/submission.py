@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from streams.ai.addresses import Network, webhook_problem
+from streams.runtime.addresses import Network, url_problem
 from streams.web.ai.identity import KEY_RULE, new_task_id, task_id_of, valid_key
 from streams.web.problems import Problem
 from topics.ai import MAX_SUBMIT_BYTES, Submit, encode, new_submit
@@ -76,6 +76,6 @@ async def _refuse_what_may_not_be_asked(submit: Submit, asking: Asking) -> None:
         return
     if not asking.webhooks:
         raise Problem(400, "Webhooks are not sent here: no secret to sign them is set.", kind="webhook-not-allowed")
-    trouble = await webhook_problem(submit.webhook_url, asking.webhook_networks)
+    trouble = await url_problem(submit.webhook_url, asking.webhook_networks)
     if trouble is not None:
         raise Problem(400, f"webhook_url is not taken: {trouble}.", kind="webhook-not-allowed")

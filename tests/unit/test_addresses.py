@@ -1,4 +1,4 @@
-"""Webhooks reach public addresses only, however a private one is written."""
+"""Clients have public addresses reached only, however a private one is written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from streams.ai.addresses import may_reach, networks, webhook_problem
+from streams.runtime.addresses import may_reach, networks, url_problem
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def test_a_setting_allows_networks() -> None:
      "http://8.8.8.8:99999/", "http://no-such-host.invalid/", "http://" + "a" * 300 + "/", "http://169.254.169.254/latest"],
 )  # fmt: skip
 async def test_urls_that_are_refused_at_once(url: str) -> None:
-    assert await webhook_problem(url, ())
+    assert await url_problem(url, ())
 
 
 async def test_urls_that_are_taken() -> None:
-    assert await webhook_problem("https://8.8.8.8/hook?x=1", ()) is None
-    assert await webhook_problem("http://127.0.0.1:9/hook", networks("127.0.0.1")) is None
+    assert await url_problem("https://8.8.8.8/hook?x=1", ()) is None
+    assert await url_problem("http://127.0.0.1:9/hook", networks("127.0.0.1")) is None

@@ -1,4 +1,4 @@
-"""Which addresses a webhook may reach: public ones, and those that a setting allows; nothing of the machine's own networks."""
+"""Which addresses of a client's choice may be reached: public ones, and those that a setting allows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def networks(text: str) -> tuple[Network, ...]:
 
 
 def may_reach(address: Address, allowed: Sequence[Network]) -> bool:
-    """Whether a webhook may be sent there. An IPv6 address that stands for an IPv4 one counts as that one."""
+    """Whether a request may go there. An IPv6 address that stands for an IPv4 one counts as that one."""
     if any(address in network for network in allowed):
         return True
     inner = _inner(address)
@@ -43,7 +43,7 @@ def _inner(address: Address) -> Address | None:
 
 
 def host_of(url: str) -> tuple[str, int] | str:
-    """Host and port of a webhook's URL, or what is wrong with it."""
+    """Host and port of a URL, or what is wrong with it."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -56,8 +56,8 @@ def host_of(url: str) -> tuple[str, int] | str:
     return parts.hostname, port or (443 if parts.scheme == "https" else 80)
 
 
-async def webhook_problem(url: str, allowed: Sequence[Network]) -> str | None:
-    """What is wrong with a webhook's URL, or None: its host must have public addresses only.
+async def url_problem(url: str, allowed: Sequence[Network]) -> str | None:
+    """What is wrong with a URL to be asked, or None: its host must have public addresses only.
 
     That holds at the moment of asking: whoever sends must look again at what it connects to.
     """
