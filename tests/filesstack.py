@@ -173,6 +173,15 @@ class Run(StreamRun):
         """The reasons of dead letters, by key."""
         return {key.decode(): headers["reason"].decode() for key, _, headers in self.read(specs.FILES_DEADLETTER)}
 
+    def to_sweep(self) -> int:
+        """Jobs whose attempts may have left something; a partition that nobody answers for counts as one."""
+        found: dict[int, int] = dict.fromkeys(range(self.settings.partitions), 1)
+        for worker in self.workers:
+            code, body = self.ask("/files/queue", worker)
+            if code == 200:
+                found |= {part["partition"]: part["to_sweep"] for part in json.loads(body)["partitions"]}
+        return sum(found.values())
+
     def converting(self) -> list[psutil.Process]:
         """The converter processes and ffmpegs of the workers."""
         found: list[psutil.Process] = []

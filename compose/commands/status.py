@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compose.audio_status import gateway_figures, gateway_line, worker_figures, worker_lines
+from compose.files_status import jobs_of
 from compose.kafka import kafka_access
 from compose.logs import set_up_logs
 from compose.settings import Settings, load
@@ -156,6 +157,9 @@ def _print(found: dict[str, Any]) -> None:
         console.print(f"{stream}: {what} {known}")
     if tasks := [part for worker, part in parts if worker["stream"] == "ai"]:
         console.print(tasks_of(tasks))
+    if jobs := [part for worker, part in parts if worker["stream"] == "files"]:
+        for line in jobs_of(jobs, [worker for worker in found["workers"] if worker["stream"] == "files"]):
+            console.print(line)
     audio, storage, gateway = found["audio"], found["storage"], found["gateway"]
     lines = [*(worker_lines(audio) if audio else ()), *(storage_lines(storage) if storage else ())]
     for line in [*lines, *([gateway_line(gateway)] if gateway else ())]:

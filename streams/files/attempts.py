@@ -18,7 +18,7 @@ def take_of_attempt(state: FilesState, job: Job, found: OfAttempt) -> bool:
     if isinstance(found, AttemptFailed):
         if course.work not in (Work.RUNNING, Work.VERIFYING):
             return False
-        state.totals["verifications_failed" if course.work is Work.VERIFYING else "uploads_failed"] += 1
+        state.totals[_failed_at(job, found.error_type)] += 1
         _failed(state, job, found)
     elif isinstance(found, Verified):
         if course.work is not Work.VERIFYING:
@@ -31,7 +31,7 @@ def take_of_attempt(state: FilesState, job: Job, found: OfAttempt) -> bool:
     elif isinstance(found, Prepared):
         course.status, course.progress = Status.PREPARED, PREPARED
         course.source_bytes, course.upload_id, course.prepare_ms = found.source_bytes, found.upload_id, found.prepare_ms
-        state.totals["presigned"] += 1
+        state.totals["presigns_passed"] += 1
         mark(state, job, What.PREPARED)
     elif isinstance(found, Progressed):
         _progressed(state, job, found)
@@ -59,6 +59,18 @@ def _converted(state: FilesState, job: Job, found: Converted) -> None:
     state.totals["uploads_passed"] += 1
     state.effects.append(Verify(job.id, course.term, course.attempt))
     mark(state, job, What.UPLOADED, found.size_bytes)
+
+
+def _failed_at(job: Job, error_type: str) -> str:
+    """The total that an attempt's failure counts in: by the step that it met."""
+    course = job.course
+    if course.work is Work.VERIFYING:
+        return "verifications_failed"
+    if error_type.startswith("source"):
+        return "sources_failed"
+    if course.status is Status.ACCEPTED:
+        return "presigns_failed"
+    return "uploads_failed" if error_type.startswith("upload") else "conversions_failed"
 
 
 def _failed(state: FilesState, job: Job, found: AttemptFailed) -> None:

@@ -93,4 +93,4 @@ def _count(state: FilesState, job: Job) -> None:
         ("convert", course.convert_ms),
         ("verify", course.verify_ms),
     ):
-        state.totals[f"{stage}_ms_{named}"] += took_ms
+        state.totals[f"{stage}_{named}_ms"] += took_ms

@@ -86,5 +86,6 @@ def queue_figures(partition: int, fold: FilesFold) -> dict[str, Any]:
         "running": state.running.total(),
         "waiting": len(state.first) + sum(len(own) for own in state.waiting.values()),
         "open": len(state.open),
+        "to_sweep": sum(not job.course.swept for job in state.jobs.values()),
         "totals": dict(state.totals),
     }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import psutil
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -60,6 +61,8 @@ class StatusServer:
         return {
             "stream": worker.stream,
             "pid": os.getpid(),
+            "cpu_s": round(sum(os.times()[:2]), 2),
+            "rss_bytes": psutil.Process().memory_info().rss,
             "ready": worker.ready,
             "sink_available": worker.sink_available,
             "partitions": [

@@ -26,7 +26,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from confluent_kafka import KafkaException
 from faust.types import TP
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from streams.runtime.access import KafkaAccess
 from streams.runtime.admin import IdentityGuard, TopicAdmin
@@ -105,6 +105,8 @@ class StreamWorker:
         self._faults = faults
         self.runners: dict[int, PartitionRunner] = {}
         self.registry = CollectorRegistry()
+        # CPU time and memory of this process alone: what it has others do is not in it.
+        ProcessCollector(registry=self.registry)
         self.metrics = StreamMetrics(spec.stream, self.registry)
         self._admin = TopicAdmin(config.kafka.librdkafka(), config.replication_factor)
         self._dead_letters = DeadLetters(spec.stream, spec.deadletter, config.deadletter_max_bytes, objects)

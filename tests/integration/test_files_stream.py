@@ -17,7 +17,8 @@ from topics.files_events import JobCompleted, JobFailed
 
 pytestmark = pytest.mark.stack
 
-SECONDS = 3.0
+#: Of a clip, and of a sound whose result goes in two parts of 5 MB.
+SECONDS, LARGE_SECONDS = 3.0, 60.0
 
 
 @pytest.fixture
@@ -28,10 +29,11 @@ def new_run(stack: LocalStack, tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 
 def test_jobs_are_converted_straight_to_the_bucket(new_run: Callable[..., Run], tmp_path: Path) -> None:
-    run = new_run()
+    run = new_run(files_parts_above_mb=1, files_part_mb=5)
     clip = run.objects.put("uploads/1/my clip.webm", make(tmp_path / "clip.webm", SECONDS).read_bytes())
     broken = run.objects.put("uploads/2/broken.webm", b"this is no media file" * 100)
     long = run.objects.put("uploads/3/long.flac", quiet(tmp_path / "long.flac", 1.0).read_bytes())
+    large = run.objects.put("uploads/4/t.wav", make(tmp_path / "t.wav", LARGE_SECONDS, video=False).read_bytes())
     run.jobs.submit("endless", long, "opus", user="bob", quality="high")
     run.until(lambda: run.state("endless").get("status") == "converting", "the long one is converted")
     assert run.converting()
@@ -41,29 +43,31 @@ def test_jobs_are_converted_straight_to_the_bucket(new_run: Callable[..., Run], 
     run.jobs.submit("sound", clip, "mp3", file_name="../Ein \u00c4rger'.webm")
     run.jobs.submit("sound", clip, "mp3", file_name="../Ein \u00c4rger'.webm")
     run.jobs.submit("picture", clip, "mp4", options={"scale": {"height": 90}})
+    run.jobs.submit("parts", large, "wav", quality="high")
     run.jobs.submit("broken", broken)
     run.jobs.submit("missing", "uploads/9/nothing.webm")
     run.jobs.submit("unknown", clip, "xyz")
-    everything = {"endless", "sound", "picture", "broken", "missing", "unknown"}
+    everything = {"endless", "sound", "picture", "parts", "broken", "missing", "unknown"}
     run.until(lambda: run.ended() == everything, "all jobs are over")
 
     run.assert_sound()
     told = run.told()
     assert {job_id: type(told[job_id].end).__name__ for job_id in told} == {
-        **dict.fromkeys(["sound", "picture"], "JobCompleted"),
+        **dict.fromkeys(["sound", "picture", "parts"], "JobCompleted"),
         **dict.fromkeys(["broken", "missing", "unknown"], "JobFailed"),
         "endless": "JobCancelled",
     }
     assert run.dead() == {"broken": "not_media", "missing": "source_missing", "unknown": "unknown_format"}
-    for job_id, container, audio, video in (
-        ("sound", "mp3", "mp3", None),
-        ("picture", "mov,mp4,m4a,3gp,3g2,mj2", "aac", "h264"),
+    for job_id, seconds, container, audio, video in (
+        ("sound", SECONDS, "mp3", "mp3", None),
+        ("picture", SECONDS, "mov,mp4,m4a,3gp,3g2,mj2", "aac", "h264"),
+        ("parts", LARGE_SECONDS, "wav", "pcm_s24le", None),
     ):
         end = told[job_id].end
         assert isinstance(end, JobCompleted)
         found = describe(run.objects.get(end.r2_key, tmp_path / job_id))
         assert (found.container, found.audio, found.video) == (container, audio, video)
-        assert abs(found.seconds - SECONDS) < 0.2 and abs(end.duration_ms - SECONDS * 1000) < 200
+        assert abs(found.seconds - seconds) < 0.2 and abs(end.duration_ms - seconds * 1000) < 200
         assert [event.progress for event in told[job_id].events] == sorted(e.progress for e in told[job_id].events)
         assert [type(event).__name__ for event in told[job_id].events][:3] == [
             "JobAccepted",
@@ -91,10 +95,10 @@ def _assert_owner_tells_the_same(run: Run) -> None:
     assert [job["job_id"] for job in json.loads(body)["jobs"]] == ["endless"]
     _, body = run.ask("/files/queue")
     totals = [part["totals"] for part in json.loads(body)["partitions"]]
-    assert sum(part.get("completed", 0) for part in totals) == 2
+    assert sum(part.get("completed", 0) for part in totals) == 3
     assert sum(part.get("duplicate", 0) for part in totals) == 1
-    code, metrics = run.ask("/metrics")
-    assert code == 200 and b'outcome="verifications_passed"' in metrics
+    run.until(lambda: b'outcome="verifications_passed"' in run.ask("/metrics")[1], "its metrics show it")
+    assert b"process_cpu_seconds_total" in run.ask("/metrics")[1]
 
 
 def _assert_rows(run: Run) -> None:
@@ -119,3 +123,4 @@ def _assert_rows(run: Run) -> None:
     run.until(lambda: shown() == true(), "ClickHouse shows the jobs")
     (row,) = run.rows("SELECT prepare_ms >= 0, convert_ms > 0, took_ms > 0 FROM file_jobs WHERE job_id = 'picture'")
     assert row == (True, True, True)
+    assert run.rows("SELECT parts FROM file_jobs WHERE job_id IN ('parts', 'sound') ORDER BY job_id") == [(2,), (0,)]
