@@ -295,7 +295,7 @@ def _is_stream(response: LegacyAPIResponse[Any]) -> bool:
 
 
 def _no_time(began: bool) -> ModelRetryable:
-    return ModelRetryable("timeout", "no whole answer came within the time that was left", began=began)
+    return ModelRetryable("deadline_exceeded", "no whole answer came within the time that was left", began=began)
 
 
 def _make(endpoint: Endpoint) -> AsyncOpenAI:

@@ -43,7 +43,7 @@ class Kind:
     status: str = "completed"
 
 
-TIMEOUT = ("timeout", "deadline_exceeded")
+TIMEOUT = ("deadline_exceeded",)
 LOST = "lost_too_often"
 LATE = "(and its retry would come after the deadline)"
 KINDS = {

@@ -175,7 +175,7 @@ async def test_nothing_takes_longer_than_the_deadline(model: OpenAIModel, name: 
     with pytest.raises(ModelRetryable) as failed:
         await _read(model, _call(name, deadline_s=1.0))
     assert 0.8 < time.monotonic() - started < 2.0
-    assert (failed.value.error_type, failed.value.began) == ("timeout", began)
+    assert (failed.value.error_type, failed.value.began) == ("deadline_exceeded", began)
 
 
 async def test_a_plain_call_has_what_the_refused_stream_has_left(server: ModelServer, model: OpenAIModel) -> None:
@@ -183,7 +183,7 @@ async def test_a_plain_call_has_what_the_refused_stream_has_left(server: ModelSe
     started = time.monotonic()
     with pytest.raises(ModelRetryable) as failed:
         await _read(model, _call("stand-in-plain-30000ms", deadline_s=0.7))
-    assert failed.value.error_type == "timeout" and time.monotonic() - started < 1.5
+    assert failed.value.error_type == "deadline_exceeded" and time.monotonic() - started < 1.5
 
 
 @pytest.mark.parametrize(

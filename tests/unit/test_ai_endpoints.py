@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from httpx_sse import ServerSentEvent, aconnect_sse
 from prometheus_client import CollectorRegistry
 
 from streams.ai.model_port import TaskType
@@ -280,6 +282,25 @@ async def test_a_task_is_done_here_while_kafka_is_away(world: World, journal: Ec
             await asyncio.sleep(0.01)
     (outcome,) = world.records
     assert isinstance(outcome, Outcome) and outcome.submit is not None and outcome.result == "so: why?"
+
+
+async def test_an_sse_client_follows_and_resumes(world: World, journal: Echo, client: Client) -> None:
+    world.trouble = "Kafka is away"
+    task_id = (await (await client.post("/api/tasks", json=TASK)).json())["task_id"]
+    url = str(client.make_url(f"/api/tasks/{task_id}/events"))
+
+    async def events(after: str = "") -> list[ServerSentEvent]:
+        headers = {"Last-Event-ID": after} if after else {}
+        async with httpx.AsyncClient() as http, aconnect_sse(http, "GET", url, headers=headers) as source:
+            return [event async for event in source.aiter_sse()]
+
+    told = await events()
+    assert [event.event for event in told[:2]] == ["status", "status"] and told[-1].event == "result"
+    assert len({event.id for event in told}) == len(told) and told[0].retry == 1_000
+    answer = "".join(event.json()["text"] for event in told if event.event == "token")
+    assert answer == told[-1].json()["result"] == "so: why?"
+    rest = await events(told[1].id)
+    assert [(event.id, event.data) for event in rest] == [(event.id, event.data) for event in told[2:]]
 
 
 async def test_a_task_in_the_journal_is_listed_and_cancelled(world: World, journal: Echo, client: Client) -> None:
