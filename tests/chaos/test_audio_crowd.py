@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,6 +17,7 @@ from compose.local.stack import LocalStack
 from streams.runtime.worker import EXIT_FAILED
 from tests.audiostack import Gateway, Run, audio_run
 from tests.chaos.crowd import Crowd
+from tests.r2proxy import R2Proxy
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
@@ -71,6 +73,50 @@ def test_a_kill_at_any_point_changes_no_recording(
         assert run.worker.fired() == run.worker.planned()
         assert run.worker.codes == [-9] * len(KILLS) * times
         print(f"chaos: audio kills: {figures}, kills={len(run.worker.codes) + len(gateways[0].process.codes)}")
+
+
+STORE_CALLS = ("PutObject", "HeadObject", "GetObject", "DeleteObjects", "CreateMultipartUpload", "UploadPart")
+ALWAYS = 1 << 30
+SEGMENTS_OF_8_S = {"audio_upload_after_s": 8.0, "audio_window_s": 20.0, "audio_premium_window_s": 20.0}
+
+
+@pytest.mark.long
+def test_an_object_store_that_refuses_for_a_minute_and_then_is_slow(stack: LocalStack, tmp_path: Path) -> None:
+    to = urlsplit(stack.settings().s3_endpoint)
+    assert to.port is not None
+    proxy = R2Proxy(to.port)
+    where = {"store_url": to.geturl(), "s3_endpoint": proxy.url}
+    with (
+        proxy,
+        _crowd_run(stack, tmp_path, **where, **SEGMENTS_OF_8_S, audio_memory_mb=40) as run,
+    ):
+        held: list[float] = []
+        dropped: list[float] = []
+
+        def refuse() -> None:
+            for operation in STORE_CALLS:
+                proxy.refuse(operation, ALWAYS)
+
+        def slow() -> None:
+            look()
+            proxy.heal()
+            for operation in STORE_CALLS:
+                proxy.slow(operation, 2.0, ALWAYS)
+
+        def look() -> None:
+            figures = [partition["figures"] for partition in run.worker.status()["partitions"]]
+            dropped.append(max(f["worker_dropped_segments"] for f in figures))
+            held.append(max(f["worker_held_bytes"] for f in figures))
+
+        crowd = Crowd(run, 50, 540, seed=33)
+        crowd.talk(1.0, {10: refuse, 40: look, 70: slow, 100: look, 130: proxy.heal})
+        crowd.settle(180)
+        figures = crowd.assert_exact()
+        assert max(held) <= 40 << 20 and dropped[-1] > 0
+        assert run.worker.codes == []
+        print(
+            f"chaos: audio store refusing and slow: {figures}, held_mb={max(held) / 1e6:.1f}, dropped={dropped[-1]:.0f}"
+        )
 
 
 @pytest.mark.long
