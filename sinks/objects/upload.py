@@ -117,8 +117,12 @@ class Upload:
         """
         for restart in range(restarts_max + 1):
             try:
+                sent: set[int] = set()
                 async for number, data in parts():
                     await self.part(number, data)
+                    sent.add(number)
+                if self._parts.keys() - sent:
+                    await self._refuse_foreign()
                 return await self.complete()
             except UploadLost:
                 if restart == restarts_max:
@@ -157,6 +161,12 @@ class Upload:
             which = {**self._requests.at(self.key), "UploadId": self._id}
             await self._requests.find("abort", self.key, partial(self._client.abort_multipart_upload, **which))
         self._forget()
+
+    async def _refuse_foreign(self) -> None:
+        """What was resumed was to be a longer object, which nobody finished: its parts must not become the end of this one."""
+        upload_id = self._id
+        await self.abort()
+        raise self._lost("resume", upload_id)
 
     async def _begun(self) -> str:
         async with self._beginning:

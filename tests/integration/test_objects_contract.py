@@ -496,6 +496,21 @@ async def test_parts_that_differ_from_those_resumed_win(bucket: Bucket, store: O
     await _is_there(bucket, key, parts)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [[PARTS[0], b"the end"], PARTS[:2], [b"short"]],
+    ids=["fewer parts", "whole parts", "less than a part"],
+)
+async def test_of_a_longer_object_that_was_never_finished_nothing_is_kept(
+    bucket: Bucket, key: str, parts: list[bytes]
+) -> None:
+    first = await bucket.upload(key, PART)
+    await _sent(first, PARTS)
+    await (await bucket.upload(key, PART, resume=first.state)).send(lambda: _numbered(parts))
+    assert [open_ async for open_ in bucket.list_uploads(key)] == []
+    await _is_there(bucket, key, parts)
+
+
 @pytest.mark.parametrize("fault", ["refuse", "drop", "lose_answer", "spoil"])
 async def test_sending_holds_through_faults_of_any_kind(
     bucket: Bucket, store: ObjectStore, key: str, fault: str
