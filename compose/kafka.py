@@ -5,7 +5,7 @@ from __future__ import annotations
 from compose.settings import Settings
 from streams.runtime.access import KafkaAccess
 from streams.web.publisher import KafkaPublisher, PublishLimits
-from topics.specs import AI_TASKS, AUDIO_CHUNKS, TRAFFIC_EVENTS
+from topics.specs import AI_TASKS, AUDIO_CHUNKS, FILES_JOBS, TRAFFIC_EVENTS
 
 
 def kafka_access(settings: Settings) -> KafkaAccess:
@@ -34,3 +34,8 @@ def audio_publisher(settings: Settings, sender: str) -> KafkaPublisher:
 def ai_publisher(settings: Settings, sender: str) -> KafkaPublisher:
     """A publisher to `ai.tasks.v1`. Start and close are the caller's."""
     return KafkaPublisher(kafka_access(settings).aiokafka(), AI_TASKS, sender)
+
+
+def files_publisher(settings: Settings, sender: str) -> KafkaPublisher:
+    """A publisher to `files.jobs.v1`. Start and close are the caller's."""
+    return KafkaPublisher(kafka_access(settings).aiokafka(), FILES_JOBS, sender)

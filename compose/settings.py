@@ -125,6 +125,11 @@ class Settings:
     converter_transfer_s: float = _s(600.0, "how long a source or a result may be on its way, seconds")
     converter_threads: int = _s(2, "threads of one conversion")
 
+    # uploads of clients' own files
+    upload_parts_above_mb: int = _s(64, "a client's file of more goes up in parts, MB")
+    upload_part_mb: int = _s(16, "parts of a client's file, at least 5 MB")
+    upload_url_s: int = _s(3_600, "how long a client has for its upload, at most 604800, seconds")
+
     # audio
     audio_retention_h: int = _s(24, "retention of audio.chunks.v1, hours")
     audio_events_retention_h: int = _s(168, "retention of audio.segments.v1, hours")
@@ -224,6 +229,13 @@ class Settings:
             )
         if self.files_retries < 0:
             raise SettingError(f"{PREFIX}FILES_RETRIES must not be below 0")
+        if not 5 <= self.upload_part_mb <= 5_000 or self.converter_source_mb > 10_000 * self.upload_part_mb:
+            raise SettingError(
+                f"{PREFIX}UPLOAD_PART_MB={self.upload_part_mb} is not within 5 to 5000, or so small that a source of "
+                f"{PREFIX}CONVERTER_SOURCE_MB={self.converter_source_mb} has more than 10000 parts"
+            )
+        if not 1 <= self.upload_url_s <= 604_800:
+            raise SettingError(f"{PREFIX}UPLOAD_URL_S={self.upload_url_s} is not within 1 to 604800")
         if self.audio_link_h > 168:
             raise SettingError(f"{PREFIX}AUDIO_LINK_H={self.audio_link_h} is more than a link can last: 168 hours")
         if self.audio_window_s < self.audio_upload_after_s + self.audio_reorder_s:
@@ -296,6 +308,7 @@ class Settings:
             "converter_cpu_s",
             "converter_memory_mb",
             "converter_threads",
+            "upload_parts_above_mb",
             "audio_uploads",
             "audio_recordings",
             "audio_attempts",

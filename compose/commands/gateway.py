@@ -16,6 +16,7 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTO
 
 from compose.gateway_ai import GatewayAi
 from compose.gateway_audio import GatewayAudio
+from compose.gateway_files import GatewayFiles
 from compose.kafka import kafka_access, traffic_publisher
 from compose.logs import set_up_logs
 from compose.loop import allow_open_files, run_loop
@@ -70,6 +71,7 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
     audio = GatewayAudio(settings, owners, registry)
     storage = StorageFigures(clickhouse(settings), settings.storage_price_per_gb_month, registry)
     ai = GatewayAi(settings, owners)
+    files = GatewayFiles(settings, owners, registry)
     app = make_gateway(
         publisher=publisher,
         readiness=lambda: _readiness(publisher, owners),
@@ -81,6 +83,7 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
         storage=storage,
         tasks=ai.tasks,
         followers=ai.followers,
+        file_parts=files.parts,
     )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
@@ -89,6 +92,7 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
         await publisher.start()
         await owners.start()
         await audio.start()
+        await files.start()
         storage.start()
         await ai.start()
         url = await _listen(runner, settings)
@@ -100,6 +104,7 @@ async def serve_gateway(settings: Settings) -> AsyncIterator[str]:
         await storage.close()
         await ai.close()
         await audio.close()
+        await files.close()
         await owners.stop()
         await publisher.close()
 

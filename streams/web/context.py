@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from streams.web.ai.followers import Followers
 from streams.web.ai.tasks import Tasks
 from streams.web.audio.recordings import AudioParts
+from streams.web.files.parts import FileParts
 from streams.web.metrics import GatewayMetrics
 from streams.web.openapi import Json
 from streams.web.publisher import EventPublisher
@@ -61,4 +62,5 @@ AI = web.AppKey("AI", Tasks)
 FOLLOWERS = web.AppKey("FOLLOWERS", Followers)
 AUDIO = web.AppKey("AUDIO", AudioParts)
 STORAGE = web.AppKey("STORAGE", StorageStats)
+FILES = web.AppKey("FILES", FileParts)
 DOCUMENT: web.AppKey[Json] = web.AppKey("DOCUMENT", dict)

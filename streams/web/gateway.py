@@ -24,6 +24,7 @@ from streams.web.context import (
     AUDIO,
     DOCUMENT,
     EVENT_LIMITS,
+    FILES,
     FOLLOWERS,
     METRICS,
     PUBLISHER,
@@ -34,6 +35,8 @@ from streams.web.context import (
     ReadinessCheck,
     StorageStats,
 )
+from streams.web.files import convert, demo, uploads
+from streams.web.files.parts import FileParts
 from streams.web.metrics import GatewayMetrics
 from streams.web.openapi import Endpoints, document
 from streams.web.problems import Problem, problems
@@ -59,11 +62,13 @@ def make_gateway(
     storage: StorageStats | None = None,
     tasks: Tasks | None = None,
     followers: Followers | None = None,
+    file_parts: FileParts | None = None,
 ) -> web.Application:
     """The application, owning none of the parts passed in: whoever made them starts and closes them.
 
     With an `api_key`, every endpoint but health and readiness wants `Authorization: Bearer <key>`. Without `audio_parts`
-    nothing of audio is served, without `storage` nothing of what is stored, without `tasks` nothing of AI tasks.
+    nothing of audio is served, without `file_parts` nothing of files, without `storage` nothing of what is stored, without
+    `tasks` nothing of AI tasks.
     """
     limits = event_limits or EventLimits()
     metrics = GatewayMetrics(registry)
@@ -72,6 +77,9 @@ def make_gateway(
         (storage, storage_stats.endpoints),
         (tasks, ai.endpoints),
         (tasks, ai_status.endpoints),
+        (file_parts, uploads.endpoints),
+        (file_parts, convert.endpoints),
+        (file_parts, demo.endpoints),
     )
     modules = (*MODULES, *(module for part, module in optional if part is not None))
     app = web.Application(
@@ -91,6 +99,9 @@ def make_gateway(
         app[AI] = tasks
         app[FOLLOWERS] = followers or Followers()
         app.on_shutdown.append(ai.end_streams)
+    if file_parts is not None:
+        app[FILES] = file_parts
+        app.on_shutdown.append(convert.end_streams)
     app[DOCUMENT] = document(modules, version, with_key=bool(api_key))
     for module in modules:
         for endpoint in module.listed:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 #: A chunk's way until Kafka has it, 99 of 100 of them.
@@ -48,6 +51,34 @@ class StorageMetrics:
             "sluiceway_storage_month_cost_per_month", "What these bytes cost a month", registry=registry
         )
         self.as_of = Gauge("sluiceway_storage_as_of_seconds", "Unix time of these figures", registry=registry)
+
+
+class FileMetrics:
+    """Figures of files that go up and down by presigned URL."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.presigns = Counter(
+            "sluiceway_gateway_presigns",
+            "Presigned URLs asked for, by outcome: signed, or failed as the store did not answer",
+            ("outcome",),
+            registry=registry,
+        )
+        self.uploads = Counter(
+            "sluiceway_gateway_direct_uploads",
+            "Uploads straight to the store: begun, and what was found at their end: stored, missing, mismatch",
+            ("outcome",),
+            registry=registry,
+        )
+
+    @contextmanager
+    def presigning(self) -> Iterator[None]:
+        """Count what is signed inside."""
+        try:
+            yield
+        except BaseException:
+            self.presigns.labels("failed").inc()
+            raise
+        self.presigns.labels("signed").inc()
 
 
 class AudioMetrics:

@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import orjson
-
-
-class Told(NamedTuple):
-    """One event. After a `final` one nothing follows."""
-
-    id: str
-    event: str
-    data: dict[str, Any]
-    final: bool = False
-
-    def encode(self) -> bytes:
-        """As `text/event-stream` has it; JSON holds no line break."""
-        return b"id: %b\nevent: %b\ndata: %b\n\n" % (self.id.encode(), self.event.encode(), orjson.dumps(self.data))
+from streams.web.sse import Told as Told
 
 
 def status(event_id: str, task_id: str, word: str, **more: Any) -> Told:

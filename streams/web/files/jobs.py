@@ -1,0 +1,168 @@
+"""File jobs as the gateway knows them: it writes them to Kafka, and asks the owners of their partitions what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import msgspec
+import orjson
+
+from streams.web.owner import Answer, OwnerAway, Owners
+from streams.web.publisher import HeadedRecord, Place
+from topics.event_ids import EventId
+from topics.files import Cancel, JobRecord, Status, Submit, encode
+from topics.files_events import FINAL_EVENTS, JobEvent
+
+#: A quiet follower's owner is asked again this often, and its client is sent a comment.
+LOOK_S = 5.0
+_RECENT_MAX = 10_000
+
+_events = msgspec.json.Decoder(list[JobEvent]).decode
+
+
+class JobLog(Protocol):
+    """`files.jobs.v1`."""
+
+    async def append(self, records: Sequence[HeadedRecord]) -> Place:
+        """Write records of one key; where the first lies. Raises PublishUnavailable."""
+
+
+class JobConflict(Exception):
+    """The idempotency key was used for another job."""
+
+
+class Jobs:
+    """Submits, asks after, cancels and follows jobs."""
+
+    def __init__(self, log: JobLog, owners: Owners) -> None:
+        self._log = log
+        self._owners = owners
+        # What was submitted here, for as long as its owner may not have read it.
+        self._recent: OrderedDict[str, tuple[Submit, Place]] = OrderedDict()
+        self._bells: dict[str, list[asyncio.Event]] = {}
+        self._stopped = False
+
+    async def submit(self, submit: Submit, *, keyed: bool) -> Status:
+        """Record a job; its status. One that came with an idempotency key may be there already. Raises JobConflict,
+        PublishUnavailable."""
+        if keyed:
+            # A fold compares too, if no owner answers now: the same job again changes nothing.
+            with suppress(OwnerAway):
+                known = await self._known(submit.job_id)
+                if known is not None:
+                    if _asked(known[0]) != _asked(submit):
+                        raise JobConflict(f"this key was used for another job before: {submit.job_id}")
+                    return known[1]
+        place = await self._append(submit)
+        self._recent[submit.job_id] = (submit, place)
+        if len(self._recent) > _RECENT_MAX:
+            self._recent.popitem(last=False)
+        return Status.ACCEPTED
+
+    async def state(self, job_id: str) -> dict[str, Any] | None:
+        """What the job's owner says of it; None if there is none. Raises OwnerAway."""
+        answer = await self._ask(job_id)
+        told: dict[str, Any] = orjson.loads(answer.body)
+        if answer.status == 200:
+            return told
+        recent = self._unread(job_id, told["applied"])
+        return None if recent is None else _accepted(recent)
+
+    async def cancel(self, job_id: str) -> None:
+        """Record that nobody wants the result. Raises PublishUnavailable."""
+        await self._append(Cancel(job_id))
+
+    async def follow(self, job_id: str, after: EventId | None) -> AsyncGenerator[JobEvent | None, None]:
+        """The job's events after one, as they are committed, up to its end; None when nothing came for a while, and at first
+        where there is nothing to tell yet. Raises OwnerAway.
+        """
+        with self._listening(job_id) as bell:
+            while not self._stopped:
+                bell.clear()
+                events = await self._events(job_id, after)
+                for event in events:
+                    yield event
+                    after = event.id
+                    if isinstance(event, FINAL_EVENTS):
+                        return
+                if not events:
+                    yield None
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await bell.wait()
+
+    def note(self, key: bytes, value: bytes | None) -> None:
+        """Take one record of `files.progress.v1`: who follows its job asks the owner."""
+        for bell in self._bells.get(key.decode("ascii", "replace"), ()):
+            bell.set()
+
+    def stop(self) -> None:
+        """The gateway stops: no stream goes on."""
+        self._stopped = True
+        for bells in self._bells.values():
+            for bell in bells:
+                bell.set()
+
+    @contextmanager
+    def _listening(self, job_id: str) -> Iterator[asyncio.Event]:
+        bell = asyncio.Event()
+        self._bells.setdefault(job_id, []).append(bell)
+        try:
+            yield bell
+        finally:
+            self._bells[job_id].remove(bell)
+            if not self._bells[job_id]:
+                del self._bells[job_id]
+
+    async def _events(self, job_id: str, after: EventId | None) -> list[JobEvent]:
+        answer = await self._ask(job_id, f"/events?after={after}" if after else "/events")
+        return _events(orjson.dumps(orjson.loads(answer.body)["events"])) if answer.status == 200 else []
+
+    async def _known(self, job_id: str) -> tuple[Submit, Status] | None:
+        if recent := self._recent.get(job_id):
+            return recent[0], Status.ACCEPTED
+        answer = await self._ask(job_id)
+        if answer.status == 404:
+            return None
+        told = orjson.loads(answer.body)
+        return msgspec.convert(told["submit"], Submit), Status(told["status"])
+
+    def _unread(self, job_id: str, applied: int) -> Submit | None:
+        submit, place = self._recent.get(job_id, (None, None))
+        return submit if place is not None and place.offset >= applied else None
+
+    async def _ask(self, job_id: str, path: str = "") -> Answer:
+        partition = await self._owners.partition_of(job_id)
+        answer = await self._owners.get(partition, f"/files/jobs/{quote(job_id, safe='')}{path}")
+        if answer.status not in (200, 404):
+            raise OwnerAway(f"its worker is not ready (it answered {answer.status})")
+        return answer
+
+    async def _append(self, record: JobRecord) -> Place:
+        encoded = encode(record)
+        return await self._log.append([(encoded.key or b"", encoded.value, encoded.headers)])
+
+
+def _asked(submit: Submit) -> Submit:
+    """What was asked for: the time differs when a request is sent again."""
+    return msgspec.structs.replace(submit, submitted_ms=0)
+
+
+def _accepted(submit: Submit) -> dict[str, Any]:
+    """What there is to tell of a job that its owner has not read yet."""
+    return {
+        "job_id": submit.job_id,
+        "status": Status.ACCEPTED,
+        "progress": 0,
+        "format": submit.format,
+        "r2_key": None,
+        "size_bytes": None,
+        "error": None,
+        "submitted_ms": submit.submitted_ms,
+        "updated_ms": submit.submitted_ms,
+    }
