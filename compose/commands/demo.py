@@ -16,9 +16,11 @@ import psutil
 import typer
 from rich.console import Console
 
+from compose.demo.ai import SETTINGS as AI_SETTINGS
+from compose.demo.ai import run_ai
 from compose.demo.audio import SETTINGS as AUDIO_SETTINGS
 from compose.demo.audio import run_audio
-from compose.demo.tables import show_audio, show_traffic
+from compose.demo.tables import show_ai, show_audio, show_traffic
 from compose.demo.traffic import run_traffic
 from compose.local.errors import LocalStackError
 from compose.local.stack import LocalStack
@@ -67,6 +69,7 @@ def _run(settings: Settings, folder: Path, log: Path | None) -> list[str]:
             **{
                 **_kept(settings),
                 **AUDIO_SETTINGS,
+                **AI_SETTINGS,
                 "gateway_port": 0,
                 "session_timeout_s": 6.0,
                 "log_level": "error",
@@ -104,12 +107,18 @@ async def _streams(processes: Processes, log: Path | None, folder: Path, say: ob
     try:
         traffic = await run_traffic(processes.settings, sink, log, folder, lambda: _kill(processes, "traffic"), say)
         audio = await run_audio(processes, sink, folder, lambda name: _kill(processes, name), say)
+        ai = await run_ai(processes.settings, processes.gateway_url, sink, lambda: _kill(processes, "ai"), say, _write)
     finally:
         await sink.close()
     say("everything is compared")
     show_traffic(_console, traffic)
     show_audio(_console, audio)
-    return [*traffic.problems, *audio.problems]
+    show_ai(_console, ai)
+    return [*traffic.problems, *audio.problems, *ai.problems]
+
+
+def _write(text: str) -> None:
+    _console.print(text, end="", markup=False, soft_wrap=True)
 
 
 def _kill(processes: Processes, name: str) -> str:

@@ -8,6 +8,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from compose.demo.ai import AiOutcome
 from compose.demo.audio import AudioOutcome, Session
 from compose.demo.traffic import Outcome
 
@@ -28,11 +29,9 @@ def show_traffic(console: Console, outcome: Outcome) -> None:
             top.path, f"{top.requests:,}", f"{top.errors:,}", f"{top.bytes / 1e6:,.1f}", *times, f"{top.unique_ips:,}"
         )
     console.print(table)
-    facts = _table("what happened to traffic")
-    facts.show_header = False
-    facts.add_column()
-    facts.add_column(justify="right")
-    for name, value in (
+    _show_facts(
+        console,
+        "what happened to traffic",
         ("records confirmed by Kafka", f"{outcome.published:,}"),
         ("distinct events", f"{truth.events:,}"),
         ("duplicates among them", f"{truth.duplicates:,}"),
@@ -44,9 +43,7 @@ def show_traffic(console: Console, outcome: Outcome) -> None:
             "events/s from first record to all visible",
             f"{outcome.published / (outcome.replay_s + outcome.settled_s):,.0f}",
         ),
-    ):
-        facts.add_row(name, value)
-    console.print(facts)
+    )
 
 
 def show_audio(console: Console, outcome: AudioOutcome) -> None:
@@ -64,6 +61,21 @@ def show_audio(console: Console, outcome: AudioOutcome) -> None:
     console.print(table)
 
 
+def show_ai(console: Console, outcome: AiOutcome) -> None:
+    """Tasks and calls, counted."""
+    found = outcome.found
+    _show_facts(
+        console,
+        "what happened to AI tasks",
+        ("submissions that the gateway took", f"{outcome.submissions:,}"),
+        ("distinct tasks", f"{len(outcome.questions):,}"),
+        ("rows in ClickHouse", f"{len(found.rows):,}"),
+        ("completed among them", f"{sum(row['status'] == 'completed' for row in found.rows):,}"),
+        ("calls of the model", f"{found.total('calls'):,}"),
+        ("calls lost with the worker, made again", f"{found.total('lost_calls'):,}"),
+    )
+
+
 def _audio_row(session: Session) -> Sequence[str]:
     sent, found = session.sent, session.found
     md5 = sent.md5[:_MD5_CHARS]
@@ -73,6 +85,16 @@ def _audio_row(session: Session) -> Sequence[str]:
     seconds = f"{found.manifest.duration_ms / 1000:.1f}"
     out = found.md5[:_MD5_CHARS]
     return session.how, seconds, f"{len(sent.chunks):,}", md5, out, ", ".join(gaps) or "none", str(len(found.segments))
+
+
+def _show_facts(console: Console, title: str, *facts: tuple[str, str]) -> None:
+    table = _table(title)
+    table.show_header = False
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in facts:
+        table.add_row(name, value)
+    console.print(table)
 
 
 def _table(title: str) -> Table:
