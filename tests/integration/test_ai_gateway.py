@@ -17,6 +17,8 @@ from compose.local.model_http import stand_in_answer
 from compose.local.stack import LocalStack
 from tests.aistack import Run, ai_run
 from tests.audiostack import Gateway
+from topics import specs
+from topics.ai import Outcome, decode
 
 pytestmark = pytest.mark.stack
 
@@ -43,7 +45,7 @@ def ask(gateway: Gateway, method: str, path: str, body: Any = None, **headers: s
     if data is not None:
         asked.add_header("Content-Type", "application/json")
     try:
-        with urllib.request.urlopen(asked, timeout=10) as answer:
+        with urllib.request.urlopen(asked, timeout=20) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -119,6 +121,27 @@ def test_an_answer_is_followed_through_a_kill_and_another_gateway(run: Run, gate
         assert status_of(gateway, "never") == 404 and status_of(gateway, "no id") == 400
     finally:
         other.stop()
+
+
+def test_what_is_submitted_while_kafka_is_away_is_answered_and_handed_on(run: Run, gateway: Gateway) -> None:
+    run.until(lambda: ask(gateway, "POST", "/api/tasks", new_task("To warm up?"))[0] == 202, "a task is taken")
+    run.stack.kafka.stop()
+    key = {"Idempotency-Key": "while away"}
+    code, told = ask(gateway, "POST", "/api/tasks", new_task("Who?"), **key)
+    task_id = told["task_id"]
+    assert code == 202
+    assert ask(gateway, "POST", "/api/tasks", new_task("Who?"), **key)[1]["task_id"] == task_id
+    run.until(lambda: state(gateway, task_id).get("status") == "completed", "the gateway answers it by itself")
+    assert [event.event for event in followed(gateway, task_id)][-1] == "result"
+
+    run.stack.kafka.start()
+    run.until(lambda: run.state(task_id).get("status") == "completed", "its owner has it")
+    assert run.state(task_id)["result"] == state(gateway, task_id)["result"] == stand_in_answer("Who?")
+    read = [(key, decode(key, value, list(headers.items()))) for key, value, headers in run.read(specs.AI_TASKS)]
+    (outcome,) = [record for key, record in read if key == task_id.encode()]
+    assert isinstance(outcome, Outcome) and outcome.submit is not None, "one record is the task and its end"
+    assert outcome.submit.question == "Who?" and outcome.result == stand_in_answer("Who?")
+    assert sum(called["requests"] for call, called in run.calls().items() if call.startswith(f"{task_id}/")) == 1
 
 
 def followed(gateway: Gateway, task_id: str, last_id: str = "") -> Iterator[ServerSentEvent]:
