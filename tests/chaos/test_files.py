@@ -25,16 +25,16 @@ pytestmark = [pytest.mark.stack, pytest.mark.slow]
 #: Where the first worker is killed: each stage of an attempt, and around the commits that carry what came of it.
 FAULTS = (
     "prepare.before=kill@2",
-    "prepare.after=kill@4",
-    "convert.during=kill@9",
-    "convert.after=kill@4",
-    "verify.before=kill@3",
-    "verify.after=kill@5",
-    "commit.after=kill@40",
+    "prepare.after=kill@3",
+    "convert.during=kill@6",
+    "convert.after=kill@2",
+    "verify.before=kill@2",
+    "verify.after=kill@2",
+    "commit.after=kill@25",
 )
 SECONDS = 2.0
 #: URLs are good for so long, seconds.
-URL_S = 5
+URL_S = 4
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _let_urls_expire(run: Run) -> None:
 
 def _without_s3(run: Run) -> None:
     run.stack.s3.kill()
-    _pause(run, 3.0)
+    _pause(run, 2.0)
     run.stack.s3.start()
 
 
@@ -198,8 +198,8 @@ def _assert_all(run: Run, crowd: Crowd) -> None:
 SETTINGS = {
     "files_retries": 6,
     "files_url_s": URL_S,
-    "converter_transfer_s": 4.0,
-    "files_sweep_s": URL_S + 4.0,
+    "converter_transfer_s": 3.0,
+    "files_sweep_s": URL_S + 3.0,
     "files_per_user": 4,
 }
 

@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.filesfold import RULES, World, assert_sound, dump, submit
-from topics.files import Cancel, Idle
+from tests.filesfold import MD5, RULES, World, assert_sound, dump, submit
+from topics.files import Cancel, Converted, Idle, encode
 from topics.records import Batch
 from topics.specs import FILES_JOBS
 
@@ -34,6 +34,8 @@ BAD: list[tuple[bytes | None, bytes | None, Any]] = [
     (b"../a", b"{}", (("type", b"cancel"),)),
     (None, b"x", ()),
     (b"a", b'{"job_id":"a","term":7,"attempt":1,"verify_ms":0}', (("type", b"verified"),)),
+    # Of an attempt that is not under way: its key is not that of the job's result.
+    encode(Converted("a", 1, 1_000, 10, MD5, 1_000, (), 80)),
     (b"a", b'{"job_id":"a"}', (("type", b"swept"),)),
 ]
 moves = st.lists(
