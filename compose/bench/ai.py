@@ -51,6 +51,7 @@ class Plan:
     watched: int = 32
     submits_per_s: int = 200
     seconds: float = 20.0
+    warm_up_s: float = 2.0
     tuning: Mapping[str, Any] | None = None
 
     @property
@@ -110,7 +111,7 @@ def _submits(stack: LocalStack, settings: Settings, plan: Plan) -> Iterator[dict
     try:
         gateway.wait_ready()
         for keyed in (False, True):
-            yield asyncio.run(measure_submits(gateway.url, plan.submits_per_s, plan.seconds, keyed))
+            yield asyncio.run(measure_submits(gateway.url, plan.submits_per_s, plan.seconds, plan.warm_up_s, keyed))
     finally:
         gateway.stop()
 

@@ -12,19 +12,17 @@ from compose.bench.ai_tasks import question_of
 from compose.bench.result import BenchFailed
 from compose.figures import quantile
 
-#: Submits of the first seconds are left out: connections open, code is met for the first time.
-WARM_UP_S = 2.0
 
-
-async def measure_submits(url: str, rate: int, seconds: float, keyed: bool) -> dict[str, Any]:
+async def measure_submits(url: str, rate: int, seconds: float, warm_up_s: float, keyed: bool) -> dict[str, Any]:
     """Seconds from the moment at which a submit was due to its 202; `keyed` ones bear an Idempotency-Key, for whose sake the
-    gateway asks the task's owner first. Raises BenchFailed for another answer."""
+    gateway asks the task's owner first. Those of the first `warm_up_s` are left out: connections open, code is met for the
+    first time. Raises BenchFailed for another answer."""
     async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0)) as session:
         started = time.monotonic() + 0.1
-        count = int(rate * (WARM_UP_S + seconds))
+        count = int(rate * (warm_up_s + seconds))
         submits = [_submit(session, number, started + number / rate, keyed) for number in range(count)]
         delays_s = await asyncio.gather(*submits)
-    found = sorted(delays_s[int(rate * WARM_UP_S) :])
+    found = sorted(delays_s[int(rate * warm_up_s) :])
     return {
         "measurement": "ai submits",
         "keyed": keyed,

@@ -131,7 +131,8 @@ def ai(
         raise typer.Exit(2)
     plan = ai_bench.Plan(tasks=tasks, tuning=_tuning())
     if quick:
-        plan = replace(plan, tasks=min(tasks, 100), slow_ms=400, batches=1, watched=4, submits_per_s=50, seconds=2.0)
+        plan = replace(plan, tasks=min(tasks, 100), slow_ms=400, batches=1, watched=4)
+        plan = replace(plan, submits_per_s=50, seconds=1.0, warm_up_s=0.5)
     lines: list[Line] = []
     figures: list[dict[str, Any]] = []
     with _measuring() as folder, ai_bench.ai_stack(folder) as stack:

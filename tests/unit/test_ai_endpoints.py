@@ -51,6 +51,9 @@ class World:
         self.url: str | None = None
         self.asked: list[str] = []
         self.journal: Keeper | None = None
+        self.prompt = asyncio.Event()
+        self.prompt.set()
+        self.asks = 0
 
     @property
     def connected(self) -> bool:
@@ -83,6 +86,8 @@ class World:
         return self.archive.get(task_id)
 
     async def one(self, request: web.Request) -> web.Response:
+        self.asks += 1
+        await self.prompt.wait()
         known = self.tasks.get(request.match_info["task_id"])
         told = {"partition": 0, "applied": len(self.records) if self.reads else 0}
         status = self.status if known or self.status != 200 else 404
@@ -119,7 +124,9 @@ async def client(world: World) -> AsyncIterator[Client]:
         return Readiness(True)
 
     owners = Owners("ai", lambda partition: world.url, partitions, timeout_s=1.0)
-    tasks = Tasks(world, owners, lambda partition: world.url, world, ASKING, world.journal, within_s=0.3)
+    tasks = Tasks(
+        world, owners, lambda partition: world.url, world, ASKING, world.journal, within_s=0.3, key_within_s=0.3
+    )
     app = make_gateway(
         publisher=KeptRecords(), readiness=readiness, registry=CollectorRegistry(), version="1", tasks=tasks
     )
@@ -170,6 +177,39 @@ async def test_a_key_that_came_through_another_gateway(world: World, client: Cli
     assert (await client.post("/api/tasks", json=TASK, headers=KEY)).status == 202
     assert (await client.post("/api/tasks", json={**TASK, "model": "small"}, headers=KEY)).status == 422
     assert world.records == []
+
+
+async def test_a_busy_worker_is_not_waited_for(world: World, client: Client) -> None:
+    world.prompt.clear()
+    world.reads = False
+    for name in ("a", "b", "c"):
+        assert (await client.post("/api/tasks", json=TASK, headers={"Idempotency-Key": name})).status == 202
+    assert (len(world.records), world.asks) == (3, 1), "one that has not answered is asked nothing more"
+    other = await client.post("/api/tasks", json={**TASK, "question": "how?"}, headers={"Idempotency-Key": "b"})
+    assert other.status == 422, "this gateway knows the first body"
+    again = await client.post("/api/tasks", json=TASK, headers={"Idempotency-Key": "b"})
+    assert (again.status, (await again.json())["status"], len(world.records)) == (202, "pending", 3)
+    world.prompt.set()
+    world.reads = True
+    world.knows(Submit(task_id=task_id_of("ada", "d"), submitted_ms=1, **{**TASK, "question": "how?"}))
+    async with asyncio.timeout(5):
+        while (await client.post("/api/tasks", json=TASK, headers={"Idempotency-Key": "d"})).status != 422:
+            assert len(world.records) <= 4, "once it has answered it is asked again"
+
+
+async def test_the_first_record_wins_over_what_a_gateway_recorded_unasked(world: World, client: Client) -> None:
+    first, second = TASK, {**TASK, "question": "how?"}
+    world.prompt.clear()
+    world.knows(Submit(task_id=task_id_of("ada", "k 1"), submitted_ms=1, **first))
+    world.reads = False
+    assert (await client.post("/api/tasks", json=second, headers=KEY)).status == 202, "its fold will refuse it"
+    world.prompt.set()
+    async with asyncio.timeout(5):
+        while world.asks == 1:
+            await client.post("/api/tasks", json=TASK, headers={"Idempotency-Key": "other"})
+    world.prompt.clear()
+    assert (await client.post("/api/tasks", json=first, headers=KEY)).status == 202, "the late answer is heeded"
+    world.prompt.set()
 
 
 async def test_a_task_is_known_before_its_worker_has_read_of_it(world: World, client: Client) -> None:

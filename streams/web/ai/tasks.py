@@ -1,12 +1,14 @@
 """AI tasks as a gateway takes them in and tells of them: recorded in Kafka, known by the owners of their partitions.
 
 A gateway keeps what it submitted lately, so that it knows a task before its owner has read of it, and in its journal what
-it took while Kafka was away.
+it took while Kafka was away. What came under an idempotency key is compared with what its owner knows, if that answers soon,
+else with what is kept here; what neither knows is recorded, and the owner's fold has the last word: the first record wins.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 import orjson
+import structlog
 
 from streams.web.ai.identity import digest_of
 from streams.web.ai.journal import Entry
@@ -27,8 +30,10 @@ from topics.ai import Cancel, Status, Submit, TaskRecord, encode
 from topics.ai_events import TaskEvent
 from topics.event_ids import EventId
 
-#: Submissions that are remembered, to answer for until their owner has read them.
-_RECENT_MAX = 20_000
+log = structlog.get_logger(__name__)
+
+#: Submissions that are remembered, to answer for until their owner has read them, and to compare with while it is silent.
+_RECENT_MAX, _RECENT_S = 20_000, 24 * 3600.0
 _PAUSE_S = 0.05
 #: What the owner says beside the state that clients are shown.
 _INNER = ("submit", "partition", "applied")
@@ -68,6 +73,7 @@ class _Recent:
     """What was submitted here; `place` is there once Kafka has it."""
 
     submit: Submit
+    since_s: float
     place: Place | None = None
 
 
@@ -80,7 +86,8 @@ class _Told(msgspec.Struct, frozen=True):
 class Tasks:
     """Takes tasks and cancels in, and asks owners of them. `url_of` gives the owner's address by partition.
 
-    With a `journal` tasks are taken while Kafka is away too: what is in it is told of from it until Kafka has it.
+    With a `journal` tasks are taken while Kafka is away too: what is in it is told of from it until Kafka has it. A submit
+    with a key waits `key_within_s` for its owner; a cancel is waited for `within_s`.
     """
 
     def __init__(
@@ -92,6 +99,7 @@ class Tasks:
         asking: Asking,
         journal: Keeper | None = None,
         within_s: float = 5.0,
+        key_within_s: float = 0.02,
     ) -> None:
         self.asking = asking
         self.journal = journal
@@ -100,6 +108,8 @@ class Tasks:
         self._url_of = url_of
         self._archive = archive
         self._within_s = within_s
+        self._key_within_s = key_within_s
+        self._late: dict[asyncio.Task[Answer], str | None] = {}
         self._recent: OrderedDict[str, _Recent] = OrderedDict()
 
     async def submit(self, submit: Submit, *, keyed: bool) -> Submitted:
@@ -213,23 +223,51 @@ class Tasks:
             raise OwnerAway(f"partition {min(missing)} has no worker that is ready")
 
     async def _known(self, submit: Submit) -> Submitted | None:
-        """The task that was submitted under the same key before. Raises Conflict."""
+        """The task that was submitted under the same key before, as far as that can be told soon. Raises Conflict."""
+        if self.journal is not None and self.journal.rows:
+            entry = await self.entry(submit.task_id)
+            if entry is not None and entry.sent_ms is None:
+                return self._journaled(submit, entry)
+        answer = await self._soon(submit)
+        if answer is not None and answer.status != 404:
+            told = orjson.loads(answer.body)
+            _same(submit, _submit_of(told))
+            return Submitted(submit.task_id, told["status"])
         recent = self._recent.get(submit.task_id)
-        if recent is not None:
-            _same(submit, recent.submit)
-        entry = await self.entry(submit.task_id)
-        if entry is not None and entry.sent_ms is None:
-            return self._journaled(submit, entry)
+        if recent is None or time.monotonic() - recent.since_s > _RECENT_S:
+            return None
+        if answer is not None and self._unread(submit.task_id, orjson.loads(answer.body)["applied"]) is None:
+            return None  # its owner has forgotten it
+        _same(submit, recent.submit)
+        return Submitted(submit.task_id, Status.PENDING) if recent.place is not None else None
+
+    async def _soon(self, submit: Submit) -> Answer | None:
+        """What the owner says of a task, if it does so soon. Of one that is late nothing more is asked until it has answered:
+        it is busy, and what nobody waits for would keep it busy."""
         try:
-            answer = await self._ask(submit.task_id)
+            url = self._url_of(await self._owners.partition_of(submit.task_id))
         except OwnerAway:
-            # Its fold compares too: what is the same changes nothing, what is not becomes a dead letter.
             return None
-        if answer.status == 404:
+        if url in self._late.values():
             return None
-        told = orjson.loads(answer.body)
-        _same(submit, msgspec.convert(told["submit"], Submit))
-        return Submitted(submit.task_id, told["status"])
+        asking = asyncio.create_task(self._ask(submit.task_id))
+        done, _ = await asyncio.wait([asking], timeout=self._key_within_s)
+        if done:
+            return None if isinstance(asking.exception(), OwnerAway) else asking.result()
+        self._late[asking] = url
+        asking.add_done_callback(lambda done: self._answered_late(submit, done))
+        return None
+
+    def _answered_late(self, submit: Submit, asking: asyncio.Task[Answer]) -> None:
+        """The submit was recorded meanwhile. One that its owner refuses is not to be taken for the task any longer."""
+        del self._late[asking]
+        if asking.cancelled() or asking.exception() is not None or asking.result().status == 404:
+            return
+        known = _submit_of(orjson.loads(asking.result().body))
+        recent = self._recent.get(submit.task_id)
+        if recent is not None and digest_of(recent.submit) != digest_of(known):
+            log.warning("idempotency_conflict", task_id=submit.task_id, user=submit.user)
+            self._forget(recent)
 
     def _unread(self, task_id: str, applied: int) -> Submit | None:
         """What was submitted here, if its owner, which has read up to `applied`, has not come to it."""
@@ -261,7 +299,7 @@ class Tasks:
             del self._recent[recent.submit.task_id]
 
     def _remember(self, submit: Submit) -> _Recent:
-        recent = self._recent[submit.task_id] = _Recent(submit)
+        recent = self._recent[submit.task_id] = _Recent(submit, time.monotonic())
         if len(self._recent) > _RECENT_MAX:
             self._recent.popitem(last=False)
         return recent
@@ -281,6 +319,11 @@ class Tasks:
 def _same(submit: Submit, known: Submit) -> None:
     if digest_of(submit) != digest_of(known):
         raise Conflict(f"this key was used for another task before: {known.task_id}")
+
+
+def _submit_of(told: dict[str, Any]) -> Submit:
+    """What a task was submitted with, in its owner's words."""
+    return msgspec.convert(told["submit"], Submit)
 
 
 def _shown(told: dict[str, Any]) -> dict[str, Any]:
