@@ -140,7 +140,9 @@ class Settings:
     audio_remember_h: float = _s(24.0, "how long an ended session's id cannot be opened again, hours")
     audio_window_s: float = _s(120.0, "the window of a session of tier standard, seconds")
     audio_premium_window_s: float = _s(300.0, "the window of a session of tier premium, seconds")
-    audio_memory_mb: int = _s(0, "a worker's memory for audio; 0 takes a quarter of the machine's, MB")
+    audio_memory_mb: int = _s(
+        0, "a worker's memory for audio, 200 bytes a chunk with it; 0 takes a quarter of the machine's, MB"
+    )
     audio_keep_segments: bool = _s(False, "leave a session's segments beside its recording")
     audio_uploads: int = _s(4, "segments of a worker on their way at once")
     audio_recordings: int = _s(4, "recordings of a worker made at once; each takes about four parts of memory")

@@ -12,7 +12,7 @@ from streams.audio import outcomes, seqs
 from streams.audio.core import wanted
 from streams.audio.effects import Assemble, Effect, PutSegment, RemoveSegments
 from streams.audio.fold import AudioFold
-from streams.audio.held import Budget
+from streams.audio.held import Budget, memory_of
 from streams.audio.picking import Picker
 from streams.audio.rules import AudioRules
 from streams.audio.session import Saved, decode
@@ -78,6 +78,7 @@ class World:
     rules: AudioRules = RULES
     capacity: int = 1 << 30
     fails: bool = False  # the object store takes nothing
+    error: str = "the store is away"  # and says this
     log: list[Record] = field(default_factory=list)
     changelog: dict[bytes, bytes] = field(default_factory=dict)
     cursor: int = 0
@@ -173,7 +174,7 @@ class World:
 
     def _put(self, session_id: str, effect: PutSegment) -> outcomes.Outcome:
         if self.fails:
-            return outcomes.Failed(effect.first_seq, effect.last_seq, effect.attempts + 1, "the store is away")
+            return outcomes.Failed(effect.first_seq, effect.last_seq, effect.attempts + 1, self.error)
         found = self.fold.shelf.bytes_of(session_id, effect.first_seq, effect.last_seq)
         picker = Picker(effect)
         for record in self.log[effect.first_offset : effect.last_offset + 1]:
@@ -271,9 +272,10 @@ def held_exactly(world: World) -> bool:
     shelf = world.fold.shelf
     found = [shelf.window(name) for name in world.fold.state.sessions]
     by_session = all(
-        shelf.held_by(name) == sum(len(data) for _, data in shelf.window(name)) for name in world.fold.state.sessions
+        shelf.held_by(name) == sum(memory_of(data) for _, data in shelf.window(name))
+        for name in world.fold.state.sessions
     )
-    return by_session and shelf.held == sum(len(data) for window in found for _, data in window)
+    return by_session and shelf.held == sum(memory_of(data) for window in found for _, data in window)
 
 
 def assert_whole(world: World) -> None:
@@ -285,4 +287,13 @@ def assert_whole(world: World) -> None:
         assert seqs.union([*spans, *pending]) == [tuple(r) for r in saved.ranges], name
 
 
-__all__ = ["Close", "World", "assert_whole", "chunk", "held_exactly", "opened", "pcm", "written"]
+def assert_bounded(world: World) -> None:
+    """No session has more segments, nor more pending chunks, than the rules let it have, also once all of it is cut."""
+    rules = world.rules
+    for session in world.fold.state.sessions.values():
+        assert len(session.segments) + session.pending.runs <= rules.segments_max
+        assert len(session.ranges) <= rules.segments_max
+        assert len(session.pending) <= rules.pending_max
+
+
+__all__ = ["Close", "World", "assert_bounded", "assert_whole", "chunk", "held_exactly", "opened", "pcm", "written"]

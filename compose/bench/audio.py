@@ -39,6 +39,7 @@ from compose.local.process import dying_with_parent, free_port
 from compose.local.stack import LocalStack
 from compose.settings import Settings
 from compose.worker import audio, bucket, traffic
+from streams.audio.held import CHUNK_OVERHEAD
 from topics.audio_events import Manifest, decode_manifest, manifest_key
 
 CORES = 2
@@ -91,6 +92,8 @@ class _Sampled:
     def take(self, worker: MeasuredWorker) -> None:
         """Look once."""
         held, rss = int(worker.figures().get("held_bytes", 0)), worker.rss_bytes()
+        # The goal is of the audio alone, without what a worker counts beside it.
+        held = held * CHUNK_BYTES // (CHUNK_BYTES + CHUNK_OVERHEAD)
         self.held_peak_bytes = max(self.held_peak_bytes, held)
         self.rss_peak_bytes = max(self.rss_peak_bytes, rss)
         self.overhead_peak_bytes = max(self.overhead_peak_bytes, rss - 1.3 * held)

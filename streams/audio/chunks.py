@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streams.audio import seqs
-from streams.audio.cuts import cut
+from streams.audio.cuts import cut, is_full
 from streams.audio.deadlines import schedule, upload_after_ms
 from streams.audio.ending import end_session
 from streams.audio.letters import bury, tell
@@ -38,7 +38,7 @@ def take_open(state: AudioState, record: Record, opened: audio.Open) -> None:
 
 
 def _admit(state: AudioState, record: Record, opened: audio.Open) -> None:
-    wanted = state.rules.window_bytes(opened)
+    wanted = state.rules.window_memory(opened)
     admitted = state.shelf.admit(opened.session_id, wanted)
     session = Session(opened, record.append_ms, record.offset, last_ms=record.append_ms, last_offset=record.offset)
     state.sessions[session.id] = session
@@ -86,8 +86,10 @@ def take_chunk(state: AudioState, record: Record, chunk: audio.Chunk) -> None:
         _repeat(state, session, record)
     elif session.status is not Status.OPEN:
         bury(state, record, "after_close", f"chunk {chunk.seq} came after the session was closed")
-    elif len(session.segments) >= state.rules.segments_max:
-        bury(state, record, "too_many_segments", f"the session has {len(session.segments)} segments already")
+    elif is_full(state, session):
+        bury(
+            state, record, "too_many_segments", f"the session's audio so far makes {state.rules.segments_max} segments"
+        )
     else:
         _accept(state, session, record, chunk)
 
@@ -116,8 +118,9 @@ def _accept(state: AudioState, session: Session, record: Record, chunk: audio.Ch
     _touch(state, session, record)
     count(state, record, "accepted")
     enough_us = (upload_after_ms(state, session) + state.rules.reorder_ms) * 1000
-    if session.pending.duration_us >= enough_us and record.offset >= state.position:
-        cut(state, session, everything=False)
+    too_many = len(session.pending) >= state.rules.pending_max
+    if (too_many or session.pending.duration_us >= enough_us) and record.offset >= state.position:
+        cut(state, session, everything=too_many)
 
 
 def _touch(state: AudioState, session: Session, record: Record) -> None:

@@ -11,10 +11,11 @@ from streams.audio.state import AudioState, mark
 def cut(state: AudioState, session: Session, everything: bool) -> None:
     """Intend what is pending to be stored: each run of consecutive seqs is a segment.
 
-    Unless `everything`, the newest audio stays for late chunks to join, as long as it is not due itself.
+    Unless `everything`, the newest audio stays for late chunks to join, as long as it is not due itself; none may join a
+    session that is full, and a run that is cut in two would be one segment too many.
     """
     rules = state.rules
-    late_us = None if everything else rules.reorder_ms * 1000
+    late_us = None if everything or is_full(state, session) else rules.reorder_ms * 1000
     for run in session.pending.cut(late_us, state.clock_ms - upload_after_ms(state, session)):
         segment = Segment(*run)
         session.segments[segment.first_seq] = segment
@@ -22,11 +23,16 @@ def cut(state: AudioState, session: Session, everything: bool) -> None:
         state.shelf.intend(session.id, segment.first_seq, segment.last_seq, state.clock_ms)
         state.effects.append(put_segment(session, segment))
     if session.deferred and session.status is Status.OPEN:
-        session.deferred = not state.shelf.admit(session.id, rules.window_bytes(session.opened))
+        session.deferred = not state.shelf.admit(session.id, rules.window_memory(session.opened))
         session.held_from = state.offset
     mark(state, session)
     # Where the broker's clock has gone back, what is left may be older than what was cut.
     schedule(state, session)
+
+
+def is_full(state: AudioState, session: Session) -> bool:
+    """Whether the session has all the segments that it may have, once what is pending is cut."""
+    return len(session.segments) + session.pending.runs >= state.rules.segments_max
 
 
 def put_segment(session: Session, segment: Segment) -> PutSegment:

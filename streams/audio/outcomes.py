@@ -43,9 +43,9 @@ class Failed(msgspec.Struct, frozen=True, omit_defaults=True):
 class Recorded(msgspec.Struct, frozen=True, omit_defaults=True):
     """The recording and its manifest rest in the object store, verified."""
 
-    key: str
+    key: Annotated[str, Meta(max_length=1024)]
     size: _Count
-    md5: str
+    md5: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
     duration_ms: _Count
     damaged: bool = False
     segments: _Count | None = None

@@ -10,6 +10,8 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from streams.audio import seqs
+
 
 class Piece(NamedTuple):
     """One chunk, as a snapshot keeps it."""
@@ -35,7 +37,7 @@ class Run(NamedTuple):
 class Pending:
     """Chunks in the order of the log. `duration_us` is of them all."""
 
-    __slots__ = ("_append_ms", "_durations_us", "_offsets", "_ordered", "_seqs", "_sizes", "duration_us")
+    __slots__ = ("_append_ms", "_durations_us", "_offsets", "_ordered", "_ranges", "_seqs", "_sizes", "duration_us")
 
     def __init__(self, pieces: Iterable[Piece] = ()) -> None:
         self._ordered = True  # by seq too
@@ -57,6 +59,12 @@ class Pending:
         self._sizes.append(piece.size)
         self._durations_us.append(piece.duration_us)
         self.duration_us += piece.duration_us
+        seqs.add(self._ranges, piece.seq)
+
+    @property
+    def runs(self) -> int:
+        """How many runs of consecutive seqs they are: a cut of them all makes so many segments."""
+        return len(self._ranges)
 
     @property
     def oldest_ms(self) -> int:
@@ -100,6 +108,7 @@ class Pending:
         pieces = list(pieces)
         self._seqs, self._offsets, self._append_ms = array("q"), array("q"), array("q")
         self._sizes, self._durations_us = array("q"), array("q")
+        self._ranges: seqs.Ranges = []
         self._ordered, self.duration_us = True, 0
         for piece in pieces:
             self.add(piece)

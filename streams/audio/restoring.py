@@ -47,7 +47,7 @@ def restored(state: AudioState, epoch: int, start: int) -> None:
         if anew or session.version >> VERSION_OFFSET_BITS != epoch:
             session.applied = 0
         if session.status is Status.OPEN or session.intents:
-            session.deferred = not state.shelf.admit(session.id, state.rules.window_bytes(session.opened))
+            session.deferred = not state.shelf.admit(session.id, state.rules.window_memory(session.opened))
         if anew:
             _give_up(state, session)
             state.effects = []  # `undone` tells them

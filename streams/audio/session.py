@@ -13,6 +13,14 @@ from streams.audio.pending import Pending, Piece
 from topics.audio import Open
 from topics.audio_events import ClosedBy
 
+#: Of an error or a replay's header a snapshot keeps so many bytes.
+TEXT_BYTES_MAX = 200
+
+
+def shortened(error: str) -> str:
+    """An error's beginning, as a snapshot keeps it."""
+    return error.encode(errors="replace")[:TEXT_BYTES_MAX].decode(errors="ignore")
+
 
 class Status(IntEnum):
     """A session's course. CLOSING: nothing more is taken, its segments or its recording are still on their way."""

@@ -8,7 +8,7 @@ from streams.audio.deadlines import schedule
 from streams.audio.ending import close_session, settle, start_removal
 from streams.audio.letters import announce, bury, bury_segment, bury_session, tell
 from streams.audio.rows import told_ms
-from streams.audio.session import Kept, Recording, Segment, Session, Status
+from streams.audio.session import TEXT_BYTES_MAX, Kept, Recording, Segment, Session, Status, shortened
 from streams.audio.state import AudioState, applies, count, mark
 from topics.audio_events import (
     SegmentFailed,
@@ -54,7 +54,7 @@ def _fold_outcome(state: AudioState, session: Session, record: Record, outcome: 
             state.totals["recording_bytes"] += outcome.size
             state.totals["damaged"] += outcome.damaged
         case outcomes.Unrecorded() if _of_all(session, outcome):
-            session.error = outcome.error
+            session.error = shortened(outcome.error)
             state.totals["unrecorded"] += 1
             state.totals["damaged"] += outcome.damaged
             bury_session(state, session, "unrecorded", outcome.error)
@@ -111,7 +111,7 @@ def fail(state: AudioState, session: Session, outcome: outcomes.Failed) -> bool:
     segment = intent_of(session, outcome.first_seq, outcome.last_seq)
     if segment is None:
         return False
-    segment.kept, segment.error = Kept.FAILED, outcome.error
+    segment.kept, segment.error = Kept.FAILED, shortened(outcome.error)
     _settled(state, session, segment, outcome.attempts, keep=False)
     event = SegmentFailed(
         session_id=session.id,
@@ -148,7 +148,9 @@ def _retry(state: AudioState, session: Session, record: Record, outcome: outcome
         # A recording is made of segments, and would be made anew of this one alone.
         bury(state, record, "unknown_session", "a retry of a session whose other segments are removed")
         return True
-    segment.kept, segment.error, segment.replay = Kept.INTENDED, "", header(record.headers, REPLAY) or b""
+    replay = header(record.headers, REPLAY) or b""
+    segment.kept, segment.error = Kept.INTENDED, ""
+    segment.replay = replay if len(replay) <= TEXT_BYTES_MAX else b""  # none of ours is longer
     session.intents[segment.first_seq] = None
     if session.status is Status.CLOSED:
         session.status = Status.CLOSING

@@ -179,7 +179,7 @@ def failures() -> Story:
 
 def memory() -> Story:
     """Two windows fit: of those that come third one waits to hear a no, the other is read from the log."""
-    story = Story(capacity=2 * 120_000 * 16)
+    story = Story(capacity=2 * RULES.window_memory(opened()))
     for name in ("a", "b"):
         story.tell(opened(name))
     story.tell(opened("c"), ("refuse", b"1"))

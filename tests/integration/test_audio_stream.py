@@ -25,6 +25,7 @@ from confluent_kafka import KafkaError
 
 from compose.figures import total
 from compose.local.stack import LocalStack
+from streams.audio.held import CHUNK_OVERHEAD
 from tests.audiostack import PARTITIONS, Gateway, Run, Session, audio_run, new_session, noise
 from topics import specs
 from topics.audio import MAX_CHUNK_BYTES, Chunk, Close, Store
@@ -118,7 +119,7 @@ async def turned_away(gateway: Gateway, session: Session) -> tuple[str, int | No
 
 
 def test_what_does_not_fit_the_memory_is_refused_or_read_from_the_log(new_run: Callable[..., Run]) -> None:
-    # A window of 6 s is 192 kB: five fit a megabyte.
+    # A window of 6 s is 192 kB in 47 chunks: five fit a megabyte.
     run = new_run(audio_memory_mb=1)
     gateway = Gateway(run, "gateway").start()
     sessions = [new_session(i) for i in range(9)]
@@ -139,7 +140,7 @@ def test_what_does_not_fit_the_memory_is_refused_or_read_from_the_log(new_run: C
     assert refused == [sessions[8].id]
     assert (told["sessions_live"], told["sessions_refused"], told["sessions_deferred"]) == (8, 1, 3)
     (memory,) = told["memory"]
-    assert (memory["promised_bytes"], memory["high"]) == (5 * 192_000, True)
+    assert (memory["promised_bytes"], memory["high"]) == (5 * (192_000 + 47 * CHUNK_OVERHEAD), True)
     high = r'sluiceway_state\{name="worker_memory_high",.*\} 1.0'
     run.until(lambda: len(re.findall(high, run.ask("/metrics")[1].decode())) == PARTITIONS, "metrics warn of memory")
     for seq in range(60):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.audio.rules import AudioRules
-from tests.audiofold import RULES, Close, World, assert_whole, chunk, held_exactly, opened, written
+from tests.audiofold import RULES, Close, World, assert_bounded, assert_whole, chunk, held_exactly, opened, written
 from topics.audio import Idle, Tier
 
 SESSIONS = ("a", "b", "c")
@@ -24,6 +24,8 @@ QUICK = replace(
     reorder_ms=1_000,
     window_ms={Tier.STANDARD: 5_000, Tier.PREMIUM: 8_000},
 )
+#: A session is full of four segments, and cut when three chunks wait: short logs meet these too.
+NARROW = replace(QUICK, segments_max=4, pending_max=3)
 #: Bytes of one and a half windows: of three sessions one is held, the others are read from the log.
 TIGHT = 5_000 * 16 * 3 // 2
 
@@ -96,20 +98,22 @@ def streams(draw: st.DrawFn) -> list[Said]:
     return plan
 
 
-def undisturbed(plan: list[Said], **how: Any) -> World:
+def undisturbed(plan: list[Said], rules: AudioRules = QUICK, **how: Any) -> World:
     """All of it is produced, read and done without a fault."""
-    world = World(QUICK, **how)
+    world = World(rules, **how)
     for said in plan:
         said.put(world)
     return world
 
 
 @settings(max_examples=150, deadline=None)
-@given(streams(), st.data(), st.sampled_from([1 << 30, TIGHT]))
-def test_batches_flushes_and_crashes_change_nothing(plan: list[Said], data: st.DataObject, capacity: int) -> None:
+@given(streams(), st.data(), st.sampled_from([1 << 30, TIGHT]), st.sampled_from([QUICK, NARROW]))
+def test_batches_flushes_and_crashes_change_nothing(
+    plan: list[Said], data: st.DataObject, capacity: int, rules: AudioRules
+) -> None:
     # Silence ends every session while faults go on.
     plan = [*plan, *[Said("idle", "", 0, 10_000)] * 2]
-    world, rest, more = World(QUICK, capacity=capacity), list(plan), data.draw(st.integers(0, 40))
+    world, rest, more = World(rules, capacity=capacity), list(plan), data.draw(st.integers(0, 40))
     while rest or more:
         more -= not rest
         match data.draw(st.integers(0, 9)):
@@ -129,7 +133,8 @@ def test_batches_flushes_and_crashes_change_nothing(plan: list[Said], data: st.D
                 else:
                     world.flush(commits=False)
         assert held_exactly(world)
-    calm = undisturbed(plan)
+        assert_bounded(world)
+    calm = undisturbed(plan, rules)
     assert world.finish() == calm.finish()
     assert_whole(world)
     assert world.fold.shelf.held == world.fold.shelf.reserved == 0
@@ -138,9 +143,9 @@ def test_batches_flushes_and_crashes_change_nothing(plan: list[Said], data: st.D
 
 
 @settings(max_examples=60, deadline=None)
-@given(streams(), st.data())
-def test_a_crash_after_every_record_changes_nothing(plan: list[Said], data: st.DataObject) -> None:
-    world = World(QUICK)
+@given(streams(), st.data(), st.sampled_from([QUICK, NARROW]))
+def test_a_crash_after_every_record_changes_nothing(plan: list[Said], data: st.DataObject, rules: AudioRules) -> None:
+    world = World(rules)
     for said in plan:
         said.put(world)
         world.read()
@@ -149,7 +154,7 @@ def test_a_crash_after_every_record_changes_nothing(plan: list[Said], data: st.D
             if data.draw(st.booleans()):
                 world.work()
         world.start()
-    assert world.finish() == undisturbed(plan).finish()
+    assert world.finish() == undisturbed(plan, rules).finish()
 
 
 @settings(max_examples=80, deadline=None)

@@ -10,19 +10,19 @@ from prometheus_client import CollectorRegistry, generate_latest
 from compose.audio_status import gateway_figures, gateway_line, worker_figures, worker_lines
 from streams.audio import outcomes
 from streams.audio.figures import of_memory
-from streams.audio.held import Budget, Shelf
+from streams.audio.held import CHUNK_OVERHEAD, Budget, Shelf
 from streams.audio.rows import missing
 from streams.audio.session import Status
 from streams.runtime.metrics import StreamMetrics
 from streams.web.metrics import AudioMetrics, GatewayMetrics
-from tests.audiofold import Close, World, chunk, opened
+from tests.audiofold import RULES, Close, World, chunk, opened
 from topics.audio import REFUSE, encode
 from topics.specs import AUDIO_CHUNKS
 
 
 def a_day() -> World:
     """Of four sessions one is over, one goes on with gaps, one has nothing and one was refused."""
-    world = World(capacity=3 * 120_000 * 16)
+    world = World(capacity=3 * RULES.window_memory(opened()))
     for name in ("a", "b", "c"):
         world.say(opened(name))
     world.say(opened("d"), (REFUSE, b"1"))
@@ -112,7 +112,7 @@ def test_memory_is_high_above_four_fifths_held_or_promised_by_all_partitions() -
     for name, shelf in (("c", second), ("b", second)):
         shelf.release(name)
     assert high() == (0.4, 0)
-    first.put("a", 0, bytes(900))
+    first.put("a", 0, bytes(900 - CHUNK_OVERHEAD))
     assert high() == (0.9, 1), "held beyond the windows, as the store takes nothing"
 
 
@@ -140,8 +140,8 @@ def test_status_sums_partitions_and_tells_each_workers_memory() -> None:
         "audio: 4 segments and 2 recordings stored, 0 failed (100 % success, within the limit of 99.9%), "
         "[bold]2 integrity failures[/bold]",
         "audio: from a fetch to folded 4 ms (p50), 60 ms (p99, [bold]above the limit of 50 ms[/bold])",
-        "audio: worker 11 holds 0.0 MB and has promised 3.8 MB of 5.8 MB (67%, within the limit of 80%)",
-        "audio: worker 12 holds 0.0 MB and has promised 3.8 MB of 5.8 MB (91%, [bold]above the limit of 80%[/bold])",
+        "audio: worker 11 holds 0.0 MB and has promised 4.2 MB of 6.3 MB (67%, within the limit of 80%)",
+        "audio: worker 12 holds 0.0 MB and has promised 4.2 MB of 6.3 MB (91%, [bold]above the limit of 80%[/bold])",
     ]
     audio |= {"upload_success": 0.99899999, "segments_failed": 7, "integrity_failures": 0}
     below = "7 failed (99.899 % success, [bold]below the limit of 99.9%[/bold]), no integrity failure"

@@ -11,7 +11,7 @@ from streams.audio import outcomes
 from streams.audio.effects import Assemble, PutSegment, RemoveSegments
 from streams.audio.session import Kept, Status
 from streams.runtime.fold import Position
-from tests.audiofold import RULES, Close, World, assert_whole, chunk, opened, pcm, written
+from tests.audiofold import RULES, Close, World, assert_bounded, assert_whole, chunk, opened, pcm, written
 from topics.audio import CONNECTION
 from topics.audio_events import SessionOpened, SessionResumed, decode_event
 from topics.records import Emit
@@ -266,3 +266,16 @@ def test_where_the_brokers_clock_went_back_flushes_between_decide_nothing() -> N
         world.say(Close("s"), after_ms=1_500)
         made.append(world.finish())
     assert made[0].segments == made[1].segments == {"s": [(0, 7, "REMOVED"), (8, 11, "REMOVED"), (12, 13, "REMOVED")]}
+
+
+def test_the_cut_of_a_full_session_makes_no_segment_too_many() -> None:
+    world = World(replace(RULES, segments_max=2))
+    world.say(opened())
+    world.talk("s", 2, 59)
+    world.say(chunk("s", 0))
+    world.say(chunk("s", 60), after_ms=1_000)
+    world.idle(2_000)
+    world.settle()
+    assert_bounded(world)
+    assert [(s.first_seq, s.last_seq) for s in world.saved()["s"].segments] == [(0, 0), (2, 59)]
+    assert [letter.reason for letter in world.dead] == ["too_many_segments"]
