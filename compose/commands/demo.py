@@ -29,7 +29,7 @@ from compose.processes import Processes
 from compose.settings import Settings, load
 from compose.worker import STREAMS, clickhouse
 
-READY_S = 90.0
+READY_S = 180.0
 
 _console = Console(highlight=False)
 

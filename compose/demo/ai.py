@@ -22,7 +22,7 @@ from sinks.clickhouse.sink import ClickHouseSink
 SETTINGS: dict[str, Any] = {"ai_model": f"{NAME}-3000ms"}
 TASKS = 12
 TWICE_EVERY = 3
-KILL_AT_TOKEN = 3
+KILL_AT_TOKEN = 2
 SUBMIT_WITHIN_S = 20.0
 ANSWER_WITHIN_S = 60.0
 SETTLE_S = 60.0
