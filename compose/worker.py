@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import faulthandler
 import gc
 import os
@@ -38,6 +39,7 @@ from streams.traffic.spill import SpillFolder
 from topics.audio import MAX_CHUNK_BYTES, Tier
 
 _MB = 1 << 20
+_M_ARENA_MAX = -8
 
 
 def traffic(settings: Settings) -> StreamSpec:
@@ -197,6 +199,7 @@ def run_stream(name: str, settings: Settings) -> None:
     """Run one stream in this process until SIGTERM or SIGINT."""
     # `kill -USR1` prints where every thread stands.
     faulthandler.register(signal.SIGUSR1)
+    _share_arenas()
     # Records that are looked at one by one, as audio's are, are many small objects that die young and hold no cycles:
     # collecting at Python's default pace looks at everything a fold holds many times a second.
     gc.freeze()
@@ -204,6 +207,16 @@ def run_stream(name: str, settings: Settings) -> None:
     # The threads that fetch, and that put segments, give way to the fold sooner: by default each may keep it waiting for 5 ms.
     sys.setswitchinterval(0.0005)
     run_loop(_run(name, settings))
+
+
+def _share_arenas() -> None:
+    """Let all threads allocate from two arenas, where the C library has that choice (glibc: M_ARENA_MAX of mallopt(3)).
+
+    Left to itself each of the threads that put segments keeps an arena of its own, with what it once held.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 2)
 
 
 def stop_within_s(settings: Settings) -> float:
