@@ -9,7 +9,9 @@ import orjson
 from aiohttp import web
 
 _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-_RETRY = b"retry: 1000\n\n"
+# Neither has an empty line after it, with which some client libraries tell of an event without data.
+_RETRY = b"retry: 1000\n"
+_COMMENT = b":\n"
 
 
 class Told(NamedTuple):
@@ -37,13 +39,15 @@ async def send_events(
     stream = web.StreamResponse(headers=_HEADERS)
     await stream.prepare(request)
     try:
-        await stream.write(_RETRY + _encoded(first))
+        await stream.write(_encoded(first, _RETRY))
+        retry = _RETRY if first is None else b""
         async for event in rest:
-            await stream.write(_encoded(event))
+            await stream.write(_encoded(event, retry))
+            retry = retry if event is None else b""
     except ends:
         pass
     return stream
 
 
-def _encoded(event: Told | None) -> bytes:
-    return b":\n\n" if event is None else event.encode()
+def _encoded(event: Told | None, retry: bytes) -> bytes:
+    return _COMMENT if event is None else retry + event.encode()

@@ -351,7 +351,7 @@ async def test_a_job_is_followed_to_its_end_and_gone_on_with(client: Any, worker
     assert ended.startswith(b"id: 1-10-0\nevent: result\n") and b"http://store/converted/" in ended
     async with client.get("/api/convert/j/events", headers={"Last-Event-ID": "1-5-0"}) as answer:
         again = await answer.content.read()
-    assert again.startswith(b"retry: 1000\n\nid: 1-10-0\n") and again.count(b"id: ") == 1
+    assert again.startswith(b"retry: 1000\nid: 1-10-0\n") and again.count(b"id: ") == 1
     async with asyncio.timeout(2):
         last = await client.get("/api/convert/j/events", headers={"Last-Event-ID": "1-10-0"})
     assert last.status == 204
