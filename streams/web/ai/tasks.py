@@ -33,7 +33,7 @@ from topics.event_ids import EventId
 log = structlog.get_logger(__name__)
 
 #: Submissions that are remembered, to answer for until their owner has read them, and to compare with while it is silent.
-_RECENT_MAX, _RECENT_S = 20_000, 24 * 3600.0
+_RECENT_MAX, _RECENT_BYTES_MAX, _RECENT_S = 20_000, 64 << 20, 24 * 3600.0
 _PAUSE_S = 0.05
 #: What the owner says beside the state that clients are shown.
 _INNER = ("submit", "partition", "applied")
@@ -76,6 +76,11 @@ class _Recent:
     since_s: float
     place: Place | None = None
 
+    @property
+    def size(self) -> int:
+        """About the bytes of memory that it takes: the question's characters, and a thousand for the rest."""
+        return len(self.submit.question) + 1_000
+
 
 class _Told(msgspec.Struct, frozen=True):
     """What an owner tells of a task."""
@@ -99,7 +104,7 @@ class Tasks:
         asking: Asking,
         journal: Keeper | None = None,
         within_s: float = 5.0,
-        key_within_s: float = 0.02,
+        key_within_s: float = 1.0,
     ) -> None:
         self.asking = asking
         self.journal = journal
@@ -111,6 +116,7 @@ class Tasks:
         self._key_within_s = key_within_s
         self._late: dict[asyncio.Task[Answer], str | None] = {}
         self._recent: OrderedDict[str, _Recent] = OrderedDict()
+        self._recent_bytes = 0
 
     async def submit(self, submit: Submit, *, keyed: bool) -> Submitted:
         """Record a task. With a key one that is known already is left as it is.
@@ -296,12 +302,15 @@ class Tasks:
 
     def _forget(self, recent: _Recent) -> None:
         if self._recent.get(recent.submit.task_id) is recent:
-            del self._recent[recent.submit.task_id]
+            self._recent_bytes -= self._recent.pop(recent.submit.task_id).size
 
     def _remember(self, submit: Submit) -> _Recent:
+        if (earlier := self._recent.get(submit.task_id)) is not None:
+            self._forget(earlier)
         recent = self._recent[submit.task_id] = _Recent(submit, time.monotonic())
-        if len(self._recent) > _RECENT_MAX:
-            self._recent.popitem(last=False)
+        self._recent_bytes += recent.size
+        while len(self._recent) > _RECENT_MAX or self._recent_bytes > _RECENT_BYTES_MAX:
+            self._forget(next(iter(self._recent.values())))
         return recent
 
     async def _ask(self, task_id: str, path: str = "") -> Answer:
