@@ -43,7 +43,7 @@ def test_a_zombie_is_fenced_and_nothing_is_counted_twice(new_run: Callable[..., 
 
 
 def test_a_transaction_that_kafka_timed_out_is_given_up(new_run: Callable[..., Run], scale: int) -> None:
-    run = new_run(transaction_timeout_s=2.0, session_timeout_s=6.0)
+    run = new_run(transaction_timeout_s=4.0, session_timeout_s=6.0)
     records = made_up(seed=22, count=20_000 * scale)
     worker = run.worker(faults=f"send.after=stop@{PASSAGE}")
     with run.feeder(records, rate_s=2_000 * scale) as feeder:
