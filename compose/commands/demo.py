@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,9 @@ from compose.demo.ai import SETTINGS as AI_SETTINGS
 from compose.demo.ai import run_ai
 from compose.demo.audio import SETTINGS as AUDIO_SETTINGS
 from compose.demo.audio import run_audio
-from compose.demo.tables import show_ai, show_audio, show_traffic
+from compose.demo.files import SETTINGS as FILES_SETTINGS
+from compose.demo.files import run_files
+from compose.demo.tables import show_ai, show_audio, show_files, show_traffic
 from compose.demo.traffic import run_traffic
 from compose.local.errors import LocalStackError
 from compose.local.stack import LocalStack
@@ -70,6 +73,7 @@ def _run(settings: Settings, folder: Path, log: Path | None) -> list[str]:
                 **_kept(settings),
                 **AUDIO_SETTINGS,
                 **AI_SETTINGS,
+                **FILES_SETTINGS,
                 "gateway_port": 0,
                 "session_timeout_s": 6.0,
                 "log_level": "error",
@@ -103,18 +107,21 @@ def _until_ready(processes: Processes, say: object) -> None:
 
 async def _streams(processes: Processes, log: Path | None, folder: Path, say: object) -> list[str]:
     assert callable(say)
-    sink = clickhouse(processes.settings)
+    settings, url = processes.settings, processes.gateway_url
+    sink = clickhouse(settings)
     try:
-        traffic = await run_traffic(processes.settings, sink, log, folder, lambda: _kill(processes, "traffic"), say)
+        traffic = await run_traffic(settings, sink, log, folder, lambda: _kill(processes, "traffic"), say)
         audio = await run_audio(processes, sink, folder, lambda name: _kill(processes, name), say)
-        ai = await run_ai(processes.settings, processes.gateway_url, sink, lambda: _kill(processes, "ai"), say, _write)
+        ai = await run_ai(settings, url, sink, lambda: _kill(processes, "ai"), say, _write)
+        files = await run_files(settings, url, sink, folder, lambda: _kill(processes, "files"), say)
     finally:
         await sink.close()
     say("everything is compared")
     show_traffic(_console, traffic)
     show_audio(_console, audio)
     show_ai(_console, ai)
-    return [*traffic.problems, *audio.problems, *ai.problems]
+    show_files(_console, files)
+    return [*traffic.problems, *audio.problems, *ai.problems, *files.problems]
 
 
 def _write(text: str) -> None:
@@ -122,7 +129,8 @@ def _write(text: str) -> None:
 
 
 def _kill(processes: Processes, name: str) -> str:
-    """SIGKILL to the gateway, or to the process that folds the stream `name`; what watches over it starts it again."""
+    """SIGKILL to the gateway, or to the process that folds the stream `name` and to all that it has started, such as
+    converters; what watches over it starts it again."""
     for child in processes.children:
         if child.process is None:
             continue
@@ -132,6 +140,10 @@ def _kill(processes: Processes, name: str) -> str:
         if child.name == f"worker {name}":
             for process in psutil.Process(child.process.pid).children(recursive=True):
                 if "--child" in process.cmdline():
-                    os.kill(process.pid, signal.SIGKILL)
-                    return f"the {name} worker (pid {process.pid})"
+                    below = process.children(recursive=True)
+                    for killed in (process, *below):
+                        with suppress(psutil.NoSuchProcess):
+                            killed.kill()
+                    others = f" and the {len(below)} processes that work for it" if below else ""
+                    return f"the {name} worker (pid {process.pid}){others}"
     raise LocalStackError(f"no process of {name} was found to kill")

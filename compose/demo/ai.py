@@ -6,14 +6,14 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import orjson
-from aiohttp import ClientError, ClientSession, ClientTimeout, StreamReader
+from aiohttp import ClientError, ClientSession
 
 from compose.demo.ai_truth import FoundTasks, ai_differences
+from compose.demo.client import Refused, client, followed, json_of, posted
 from compose.local.model_faults import NAME
 from compose.settings import Settings
 from sinks.clickhouse.sink import ClickHouseSink
@@ -45,19 +45,13 @@ class AiOutcome:
     problems: list[str] = field(default_factory=list)
 
 
-class _Event(NamedTuple):
-    id: str
-    name: str
-    data: dict[str, Any]
-
-
 async def run_ai(
     settings: Settings, url: str, sink: ClickHouseSink, kill: Callable[[], str], say: Say, write: Say
 ) -> AiOutcome:
     """Submit the tasks at the gateway of this URL, follow one, wait until ClickHouse has the ends of all, compare. `kill` ends
     the worker; `write` prints without ending the line."""
     outcome = AiOutcome()
-    async with ClientSession(url, timeout=ClientTimeout(total=None, sock_read=15.0)) as http:
+    async with client(url) as http:
         try:
             say(f"submitting {TASKS} AI tasks to the gateway, every third one twice; the answer to the first:")
             async with asyncio.timeout(SUBMIT_WITHIN_S):
@@ -67,7 +61,7 @@ async def run_ai(
             say("waiting for the ends of the others")
             outcome.found = await _found(http, settings, sink, outcome)
             outcome.problems += ai_differences(outcome.questions, outcome.found)
-        except (ClientError, _Refused) as error:
+        except (ClientError, Refused) as error:
             outcome.problems.append(f"ai: {error}")
         except TimeoutError:
             outcome.problems.append(
@@ -76,36 +70,23 @@ async def run_ai(
     return outcome
 
 
-class _Refused(Exception):
-    """The gateway answered what it should not."""
-
-
 # -- submitting --------------------------------------------------------------------------------------------------
 
 
 async def _submit(http: ClientSession, number: int, outcome: AiOutcome) -> str:
     """Submit a task, or the same one again, as a client does that has not heard the answer; its id."""
     question = f"What is there to be said of the number {number}?"
-    ids = set()
+    body = {"task_type": "question", "user": USER, "language": "English", "question": question}
+    ids: set[str] = set()
     for _ in range(1 if number % TWICE_EVERY else 2):
-        ids.add(await _posted(http, number, question))
+        told = await posted(http, "/api/tasks", body, {"Idempotency-Key": f"demo-{number}"})
+        ids.add(told["task_id"])
         outcome.submissions += 1
     if len(ids) != 1:
         outcome.problems.append(f"ai: one Idempotency-Key became the tasks {', '.join(sorted(ids))}")
     task_id = min(ids)
     outcome.questions[task_id] = question
     return task_id
-
-
-async def _posted(http: ClientSession, number: int, question: str) -> str:
-    body = {"task_type": "question", "user": USER, "language": "English", "question": question}
-    while True:
-        async with http.post("/api/tasks", json=body, headers={"Idempotency-Key": f"demo-{number}"}) as answer:
-            if answer.status == 202:
-                return str((await answer.json())["task_id"])
-            if answer.status != 503:
-                raise _Refused(f"POST /api/tasks answered {answer.status}: {await answer.text()}")
-        await asyncio.sleep(0.2)
 
 
 # -- following ---------------------------------------------------------------------------------------------------
@@ -142,7 +123,7 @@ async def _watch(
     """Print an answer while it is told, and have the worker killed in the midst of it."""
     told: list[str] = []
     killed = void = False
-    async for event in _followed(http, task_id):
+    async for event in followed(http, f"/api/tasks/{task_id}/events"):
         if event.data.get("discard"):
             shown.end()
             say("its worker was lost: what it said is void, and another attempt begins")
@@ -161,38 +142,6 @@ async def _watch(
         outcome.problems.append(f"ai: {task_id} was told as {''.join(told)!r}, and ended with {event.data}")
 
 
-async def _followed(http: ClientSession, task_id: str) -> AsyncIterator[_Event]:
-    """A task's events up to the last; a stream that ends before is taken up again after the last one that came."""
-    last_id = ""
-    while True:
-        headers = {"Last-Event-ID": last_id} if last_id else {}
-        try:
-            async with http.get(f"/api/tasks/{task_id}/events", headers=headers) as answer:
-                if answer.status not in (200, 503):
-                    raise _Refused(f"the events of {task_id} are answered with {answer.status}: {await answer.text()}")
-                if answer.status == 200:
-                    async for event in _events(answer.content):
-                        last_id = event.id
-                        yield event
-                        if event.name in ("result", "error"):
-                            return
-        except (ClientError, TimeoutError):
-            # The gateway broke off; a client goes on as after any other end.
-            pass
-        await asyncio.sleep(0.2)
-
-
-async def _events(lines: StreamReader) -> AsyncIterator[_Event]:
-    fields: dict[str, str] = {}
-    async for line in lines:
-        name, _, value = line.decode().rstrip("\n").partition(":")
-        if name:
-            fields[name] = value.removeprefix(" ")
-        elif "data" in fields:
-            yield _Event(fields["id"], fields["event"], orjson.loads(fields["data"]))
-            fields = {}
-
-
 # -- what came of it ---------------------------------------------------------------------------------------------
 
 
@@ -206,13 +155,5 @@ async def _found(http: ClientSession, settings: Settings, sink: ClickHouseSink, 
         if ended >= outcome.questions.keys() or time.monotonic() > deadline:
             break
         await asyncio.sleep(0.3)
-    states = {task_id: await _json(http, f"/api/tasks/{task_id}") for task_id in outcome.questions}
-    return FoundTasks(states, found, await _json(http, f"{settings.ai_base_url.removesuffix('/v1')}/stand-in/calls"))
-
-
-async def _json(http: ClientSession, url: str) -> dict[str, Any]:
-    async with http.get(url) as answer:
-        if answer.status != 200:
-            raise _Refused(f"GET {url} answered {answer.status}: {await answer.text()}")
-        told: dict[str, Any] = await answer.json()
-        return told
+    states = {task_id: await json_of(http, f"/api/tasks/{task_id}") for task_id in outcome.questions}
+    return FoundTasks(states, found, await json_of(http, f"{settings.ai_base_url.removesuffix('/v1')}/stand-in/calls"))

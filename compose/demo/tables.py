@@ -10,6 +10,8 @@ from rich.table import Table
 
 from compose.demo.ai import AiOutcome
 from compose.demo.audio import AudioOutcome, Session
+from compose.demo.clip import Media
+from compose.demo.files import FilesOutcome
 from compose.demo.traffic import Outcome
 
 _MD5_CHARS = 8
@@ -74,6 +76,30 @@ def show_ai(console: Console, outcome: AiOutcome) -> None:
         ("calls of the model", f"{found.total('calls'):,}"),
         ("calls lost with the worker, made again", f"{found.total('lost_calls'):,}"),
     )
+
+
+def show_files(console: Console, outcome: FilesOutcome) -> None:
+    """A line for the clip, and one for each conversion."""
+    table = _table("files")
+    table.add_column("file", no_wrap=True)
+    for name in ("seconds", "MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("sound", "picture", "status"):
+        table.add_column(name, no_wrap=True)
+    for name in ("attempts", "lost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if outcome.source is not None:
+        table.add_row("clip", *_media(outcome.source, outcome.source_bytes), "uploaded", "", "")
+    for job_id, format in outcome.jobs.items():
+        row, result = outcome.found.row(job_id), outcome.found.results.get(job_id)
+        media = _media(result.media, result.size_bytes) if result else ("?",) * 4
+        told = (str(row.get(name, "?")) for name in ("status", "attempts", "lost_attempts"))
+        table.add_row(format, *media, *told)
+    console.print(table)
+
+
+def _media(media: Media, size_bytes: int) -> Sequence[str]:
+    return f"{media.seconds:.1f}", f"{size_bytes / 1e6:.1f}", media.audio or "none", media.video or "none"
 
 
 def _audio_row(session: Session) -> Sequence[str]:
