@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry
 
@@ -10,12 +12,13 @@ from compose.kafka import files_publisher, kafka_access
 from compose.settings import Settings
 from compose.worker import bucket, presigner
 from sinks.errors import SinkMismatch, SinkRefused
-from sinks.objects import Bucket, ObjectInfo, UploadLost
+from sinks.objects import Bucket, ObjectInfo, Upload, UploadLost, part_bytes_for
 from sinks.presign import Presigner
 from streams.runtime.owners import OwnersTail
 from streams.web.files.jobs import Jobs
 from streams.web.files.parts import (
     FileParts,
+    Relay,
     SignedParts,
     SignedUpload,
     StoredFile,
@@ -29,6 +32,7 @@ from streams.web.tail import TopicTail
 from topics.specs import FILES_PROGRESS
 
 _MB = 1 << 20
+_ABORT_S = 5.0
 
 
 class BucketFiles:
@@ -67,6 +71,21 @@ class BucketFiles:
         found = await self._signer.stored(key)
         return _stored(found) if found is not None else None
 
+    async def relay(self, key: str, content_type: str, size_bytes: int, blocks: AsyncIterator[bytes]) -> StoredFile:
+        """See `FileStore`."""
+        # The smallest parts that do: what is in memory is what the relay costs.
+        part_bytes = part_bytes_for(size_bytes)
+        upload = await self._objects.upload(key, part_bytes, content_type)
+        try:
+            async for number, data in _numbered(blocks, part_bytes):
+                await upload.part(number, data)
+            return _stored(await upload.complete())
+        except BaseException as error:
+            await _give_up(upload)
+            if isinstance(error, (SinkRefused, SinkMismatch, UploadLost)):
+                raise UploadRefused(str(error)) from None
+            raise
+
     async def remove(self, key: str) -> None:
         """See `FileStore`."""
         await self._objects.delete_many([key])
@@ -100,6 +119,7 @@ class GatewayFiles:
                 part_bytes=settings.upload_part_mb * _MB,
                 url_s=settings.upload_url_s,
             ),
+            relay=Relay() if settings.files_relay else None,
         )
 
     async def start(self) -> None:
@@ -113,6 +133,30 @@ class GatewayFiles:
         await self._owners.close()
         await self._publisher.close()
         await self._bucket.close()
+
+
+async def _numbered(blocks: AsyncIterator[bytes], part_bytes: int) -> AsyncIterator[tuple[int, bytes]]:
+    """The blocks joined to parts of `part_bytes`, the last one shorter, numbered from 1."""
+    number, part = 1, bytearray()
+    async for block in blocks:
+        while block:
+            room = part_bytes - len(part)
+            part += block[:room]
+            block = block[room:]
+            if len(part) == part_bytes:
+                data = bytes(part)
+                part.clear()
+                yield number, data
+                number += 1
+    if part:
+        yield number, bytes(part)
+
+
+async def _give_up(upload: Upload) -> None:
+    """Leave nothing of it; what a store that is away still has, `clean` removes."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_ABORT_S):
+            await upload.abort()
 
 
 def _stored(info: ObjectInfo) -> StoredFile:

@@ -129,6 +129,9 @@ class Settings:
     upload_parts_above_mb: int = _s(64, "a client's file of more goes up in parts, MB")
     upload_part_mb: int = _s(16, "parts of a client's file, at least 5 MB")
     upload_url_s: int = _s(3_600, "how long a client has for its upload, at most 604800, seconds")
+    files_relay: bool = _s(
+        False, "serve POST /api/relay, an upload through the gateway; to compare, for demonstrations"
+    )
 
     # audio
     audio_retention_h: int = _s(24, "retention of audio.chunks.v1, hours")

@@ -35,7 +35,7 @@ from streams.web.context import (
     ReadinessCheck,
     StorageStats,
 )
-from streams.web.files import convert, demo, uploads
+from streams.web.files import convert, demo, relay, uploads
 from streams.web.files.parts import FileParts
 from streams.web.metrics import GatewayMetrics
 from streams.web.openapi import Endpoints, document
@@ -80,6 +80,7 @@ def make_gateway(
         (file_parts, uploads.endpoints),
         (file_parts, convert.endpoints),
         (file_parts, demo.endpoints),
+        (file_parts and file_parts.relay, relay.endpoints),
     )
     modules = (*MODULES, *(module for part, module in optional if part is not None))
     app = web.Application(
@@ -102,6 +103,8 @@ def make_gateway(
     if file_parts is not None:
         app[FILES] = file_parts
         app.on_shutdown.append(convert.end_streams)
+        if file_parts.relay is not None:
+            app.on_shutdown.append(relay.end_measures)
     app[DOCUMENT] = document(modules, version, with_key=bool(api_key))
     for module in modules:
         for endpoint in module.listed:
@@ -146,6 +149,7 @@ def _observed(metrics: GatewayMetrics) -> Middleware:
             finally:
                 seconds = time.perf_counter() - started
                 metrics.requests.labels(_known(request.method), route, outcome).inc()
+                metrics.request_bytes.inc(request.content.total_bytes)
                 if outcome != HTTPStatus.SWITCHING_PROTOCOLS:
                     metrics.request_seconds.labels(route).observe(seconds)
                 tell = log.debug if route in _PROBES else log.info

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 DURABLE_LIMIT_S = 0.1
 #: What the gateway says about a session when it is asked, 99 of 100 answers.
 RESPONSE_LIMIT_S = 0.1
+REQUEST_BYTES = "sluiceway_gateway_request_bytes"
 
 
 class GatewayMetrics:
@@ -22,6 +23,9 @@ class GatewayMetrics:
         )
         self.request_seconds = Histogram(
             "sluiceway_gateway_request_seconds", "Time to answer an HTTP request", ("route",), registry=registry
+        )
+        self.request_bytes = Counter(
+            REQUEST_BYTES, "Bytes of the bodies of HTTP requests, once these have ended", registry=registry
         )
         self.in_flight = Gauge(
             "sluiceway_gateway_requests_in_flight", "HTTP requests being answered", registry=registry

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from streams.web.context import Readiness
 from streams.web.files.jobs import Jobs
-from streams.web.files.parts import FileParts, SignedParts, SignedUpload, StoredFile, UploadLimits
+from streams.web.files.parts import FileParts, Relay, SignedParts, SignedUpload, StoredFile, UploadLimits
 from streams.web.gateway import make_gateway
 from streams.web.metrics import FileMetrics
 from streams.web.owner import Owners
@@ -130,6 +131,20 @@ class Flow:
 
 @pytest.fixture
 async def flow(browser: BrowserContext) -> AsyncIterator[Flow]:
+    async with flowing(browser) as made:
+        yield made
+
+
+@pytest.fixture
+async def relaying(browser: BrowserContext) -> AsyncIterator[Flow]:
+    async with flowing(browser, Relay()) as made:
+        yield made
+
+
+@asynccontextmanager
+async def flowing(browser: BrowserContext, relay: Relay | None = None) -> AsyncIterator[Flow]:
+    """The page, opened, at a gateway that relays or does not."""
+
     async def readiness() -> Readiness:
         return Readiness(True)
 
@@ -146,7 +161,7 @@ async def flow(browser: BrowserContext) -> AsyncIterator[Flow]:
         owners = Owners("files", lambda partition: str(owning.make_url("")).rstrip("/"), partitions)
         jobs, registry = Jobs(worker, owners), CollectorRegistry()
         limits = UploadLimits(parts_above_bytes=1 << 20, part_bytes=1 << 20)
-        parts = FileParts(store, jobs, FileMetrics(registry), limits)
+        parts = FileParts(store, jobs, FileMetrics(registry), limits, relay=relay)
         app = make_gateway(
             publisher=KeptRecords(), readiness=readiness, registry=registry, version="1", api_key="k", file_parts=parts
         )
@@ -217,6 +232,32 @@ async def test_a_store_that_refuses_and_a_worker_that_is_away_are_told(flow: Flo
     await expect(flow.page.get_by_role("alert")).to_contain_text("no broker answers")
     await _start(flow, b"")
     await expect(flow.page.get_by_role("alert")).to_contain_text("This file is empty")
+
+
+async def test_both_ways_of_an_upload_are_measured_side_by_side(relaying: Flow) -> None:
+    page, data = relaying.page, os.urandom((5 << 20) + 7)
+    await page.get_by_role("button", name="Upload both ways").click()
+    await expect(page.get_by_text("Choose a file first")).to_be_visible()
+    file = {"name": "My clip ü.webm", "mimeType": "video/webm", "buffer": data}
+    await page.get_by_label("Choose an audio or video file").set_input_files(file)
+    await page.get_by_role("button", name="Upload both ways").click()
+    await expect(page.get_by_text("5.2 MB uploaded both ways.")).to_be_visible()
+    (relayed,) = relaying.store.relayed.values()
+    assert relayed == ("video/webm", data) and [*relaying.store.got.values()] == [data]
+    cells = {await cell.get_attribute("data-of"): await cell.inner_text() for cell in await page.locator("td").all()}
+    assert cells["relay-bytes"] == "5.2 MB"
+    unit = cells["direct-bytes"].split()[1]
+    assert unit in ("bytes", "kB") and not cells["direct-bytes"].startswith("0 "), "its requests, not the file"
+    for name in ("direct-cpu", "relay-cpu", "direct-seconds", "relay-seconds"):
+        assert 0 <= float(cells[name].removesuffix(" s")) < 60
+    assert float(cells["relay-cpu"].removesuffix(" s")) > 0
+    assert all("MB" in cells[f"{way}-memory"] for way in ("direct", "relay"))
+    await expect(page.get_by_role("button", name="Upload and convert")).to_be_enabled()
+    await relaying.shot("both-ways")
+
+
+async def test_without_a_relay_nothing_is_compared(flow: Flow) -> None:
+    await expect(flow.page.get_by_role("button", name="Upload both ways")).to_be_hidden()
 
 
 async def test_a_job_can_be_cancelled(flow: Flow) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,7 +18,7 @@ from sinks.objects import PART_BYTES_MIN, Bucket
 from sinks.presign import Presigner
 from streams.web.context import Readiness
 from streams.web.files.jobs import Jobs
-from streams.web.files.parts import FileParts, UploadLimits
+from streams.web.files.parts import FileParts, Relay, UploadLimits
 from streams.web.gateway import make_gateway
 from streams.web.metrics import FileMetrics
 from tests.unit.test_files_endpoints import jobs, worker  # noqa: F401
@@ -37,7 +38,7 @@ async def gateway(bucket: Bucket, jobs: Jobs) -> AsyncIterator[Client]:  # noqa:
 
     registry = CollectorRegistry()
     limits = UploadLimits(parts_above_bytes=1 << 20, part_bytes=PART_BYTES_MIN)
-    parts = FileParts(BucketFiles(bucket, Presigner(bucket)), jobs, FileMetrics(registry), limits)
+    parts = FileParts(BucketFiles(bucket, Presigner(bucket)), jobs, FileMetrics(registry), limits, relay=Relay())
     app = make_gateway(publisher=KeptRecords(), readiness=readiness, registry=registry, version="1", file_parts=parts)
     async with TestClient(TestServer(app)) as client:
         yield client
@@ -106,3 +107,25 @@ async def test_a_file_that_lacks_parts_is_none(gateway: Client, http: ClientSess
     assert (status, "parts are missing" in told["detail"]) == (409, True)
     assert await bucket.head(upload["key"]) is None
     assert (await _complete(gateway, **done))[0] == 404
+
+
+async def test_a_file_is_relayed_in_parts_and_one_that_breaks_off_leaves_nothing(
+    gateway: Client, bucket: Bucket
+) -> None:
+    for size in (1_000, PART_BYTES_MIN, len(DATA)):
+        answer = await gateway.post("/api/relay?file_name=a.webm", data=DATA[:size], headers={"Content-Type": WEBM})
+        told = await answer.json()
+        assert (answer.status, told["bytes"]) == (200, size), told
+        assert await bucket.get(told["key"]) == DATA[:size]
+        await bucket.delete_many([told["key"]])
+    _, writer = await asyncio.open_connection(gateway.host, gateway.port)
+    head = f"POST /api/relay?file_name=a HTTP/1.1\r\nHost: x\r\nContent-Length: {len(DATA)}\r\n\r\n"
+    writer.write(head.encode() + DATA[: PART_BYTES_MIN + 1])
+    await writer.drain()
+    async with asyncio.timeout(10):
+        while not [upload async for upload in bucket.list_uploads("uploads/")]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        writer.close()
+        while [upload async for upload in bucket.list_uploads("uploads/")]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert [found async for found in bucket.list("uploads/")] == []

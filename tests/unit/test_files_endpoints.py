@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from streams.web.context import Readiness
 from streams.web.files.jobs import Jobs
 from streams.web.files.parts import (
     FileParts,
+    Relay,
     SignedParts,
     SignedUpload,
     StoredFile,
@@ -47,6 +49,7 @@ class Store:
     begun: dict[str, Mapping[str, str]] = field(default_factory=dict)
     trouble: Exception | None = None
     away: bool = False
+    relayed: dict[str, tuple[str, bytes]] = field(default_factory=dict)
 
     def upload(self, key: str, content_type: str, size_bytes: int, expires_s: int) -> SignedUpload:
         headers = {"Content-Type": content_type, "Content-Length": str(size_bytes)}
@@ -70,6 +73,14 @@ class Store:
     async def stored(self, key: str) -> StoredFile | None:
         await self._answers()
         return self.held.get(key)
+
+    async def relay(self, key: str, content_type: str, size_bytes: int, blocks: AsyncIterator[bytes]) -> StoredFile:
+        await self._answers()
+        if self.trouble is not None:
+            raise self.trouble
+        data = b"".join([block async for block in blocks])
+        self.relayed[key] = (content_type, data)
+        return StoredFile(len(data), "e")
 
     async def remove(self, key: str) -> None:
         del self.held[key]
@@ -139,12 +150,28 @@ def store() -> Store:
 
 @pytest.fixture
 async def client(store: Store, jobs: Jobs) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+    async with serving(store, jobs) as made:
+        yield made
+
+
+@pytest.fixture
+async def relaying(store: Store, jobs: Jobs) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+    async with serving(store, jobs, Relay(stalled_s=0.2)) as made:
+        yield made
+
+
+@asynccontextmanager
+async def serving(
+    store: Store, jobs: Jobs, relay: Relay | None = None
+) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+    """A client of a gateway with this store and these jobs."""
+
     async def readiness() -> Readiness:
         return Readiness(True)
 
     registry = CollectorRegistry()
     limits = UploadLimits(file_bytes_max=1_000, parts_above_bytes=100, part_bytes=50, url_s=60)
-    parts = FileParts(store, jobs, FileMetrics(registry), limits, store_timeout_s=0.1)
+    parts = FileParts(store, jobs, FileMetrics(registry), limits, store_timeout_s=0.1, relay=relay)
     app = make_gateway(publisher=KeptRecords(), readiness=readiness, registry=registry, version="1", file_parts=parts)
     async with TestClient(TestServer(app)) as made:
         yield made
@@ -248,6 +275,85 @@ async def test_formats_are_listed(client: Any) -> None:
     assert [kind["format"] for kind in found["formats"]] == ["mp3", "m4a", "opus", "flac", "wav", "mp4", "webm"]
     document = await (await client.get("/openapi.json")).json()
     assert {"/api/uploads", "/api/uploads/complete", "/api/formats"} <= document["paths"].keys()
+
+
+async def test_nothing_is_relayed_unless_it_is_switched_on(client: Any, relaying: Any) -> None:
+    assert (await client.post("/api/relay?file_name=a", data=b"x")).status == 404
+    assert (await client.get("/api/relay/usage")).status == 404
+    for gateway, on in ((client, False), (relaying, True)):
+        assert (await (await gateway.get("/api/formats")).json())["relay"] is on
+        document = await (await gateway.get("/openapi.json")).json()
+        assert ("/api/relay" in document["paths"], "/api/relay/usage" in document["paths"]) == (on, on)
+
+
+async def test_a_relayed_file_is_stored_and_its_cost_told(relaying: Any, store: Store) -> None:
+    data = bytes(range(250)) * 4
+    async with relaying.get("/api/relay/usage") as measuring:
+        before = json.loads(await measuring.content.readline())
+        answer = await relaying.post(
+            "/api/relay", params={"file_name": "../b.webm"}, data=data, headers={"Content-Type": "video/webm"}
+        )
+        told = await answer.json()
+        async with asyncio.timeout(5):
+            while (after := json.loads(await measuring.content.readline()))["request_bytes"] < 1_000:
+                pass
+    assert answer.status == 200, told
+    assert store.relayed == {told["key"]: ("video/webm", data)} and told["key"].endswith("/b.webm")
+    assert told["bytes"] == 1_000 and told["seconds"] >= 0 and told["cpu_seconds"] >= 0
+    assert told["memory_peak_bytes"] >= told["memory_start_bytes"] > 1 << 20
+    assert (before["request_bytes"], after["request_bytes"]) == (0, 1_000)
+    assert after["cpu_seconds"] > 0 and after["seconds"] > before["seconds"]
+    done = await relaying.post("/api/uploads/complete", json={"key": told["key"]})
+    assert done.status == 404, "its key is one of an upload, which this store does not hold as such"
+
+
+@pytest.mark.parametrize(
+    ("status", "query", "headers", "data"),
+    [
+        (400, "", {}, b"x"),
+        (400, "?file_name=" + "x" * 1_025, {}, b"x"),
+        (400, "?file_name=a", {}, b""),
+        (413, "?file_name=a", {}, b"x" * 1_001),
+        (415, "?file_name=a", {"Content-Type": "webm"}, b"x"),
+        (415, "?file_name=a", {"Content-Encoding": "gzip"}, b"x"),
+    ],
+)
+async def test_a_relay_that_cannot_be_is_a_problem(
+    relaying: Any, store: Store, status: int, query: str, headers: dict[str, str], data: bytes
+) -> None:
+    answer = await relaying.post(f"/api/relay{query}", data=data, headers=headers)
+    assert answer.status == status
+    await problem(answer)
+    assert store.relayed == {}
+
+
+async def test_a_relay_ends_when_the_store_refuses_or_nothing_moves(relaying: Any, store: Store) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    assert (await relaying.post("/api/relay?file_name=a", data=endless())).status == 411
+    store.trouble = UploadRefused("no room")
+    assert (await relaying.post("/api/relay?file_name=a", data=b"x")).status == 409
+    store.trouble = None
+    stalled = await relaying.post("/api/relay?file_name=a", data=endless(), headers={"Content-Length": "10"})
+    assert (stalled.status, stalled.headers["Retry-After"]) == (503, "2")
+    whole = b"POST /api/relay?file_name=a HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc"
+    _, writer = await asyncio.open_connection(relaying.host, relaying.port)
+    with capture_logs() as logs:
+        writer.write(whole)
+        await writer.drain()
+        writer.close()
+        async with asyncio.timeout(5):
+            while not any(entry.get("path") == "/api/relay" for entry in logs):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    told = [(entry["event"], entry["status"] < 500) for entry in logs]
+    assert told == [("request", True)], "a client that goes away is no bug"
+    assert store.relayed == {}
+    store.away = True
+    away = [relaying.post("/api/relay?file_name=a", data=b"x") for _ in range(3)]
+    details = [(await problem(answer))["detail"] for answer in await asyncio.gather(*away)]
+    assert sum("already" in detail for detail in details) == 1 and store.relayed == {}
 
 
 JOB = {"source": {"key": KEY}, "format": "mp3"}

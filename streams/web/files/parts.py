@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -61,6 +62,10 @@ class FileStore(Protocol):
     async def stored(self, key: str) -> StoredFile | None:
         """The object, if it is there."""
 
+    async def relay(self, key: str, content_type: str, size_bytes: int, blocks: AsyncIterator[bytes]) -> StoredFile:
+        """Store the `size_bytes` that come in `blocks`, a part in memory at a time. Raises UploadRefused, and what `blocks`
+        raises; nothing is kept then."""
+
     async def remove(self, key: str) -> None:
         """Remove an object."""
 
@@ -79,6 +84,17 @@ class UploadLimits:
 
 
 @dataclass(frozen=True)
+class Relay:
+    """Files that pass through the gateway, and clients that measure it, so many at once; ended when nothing moves for
+    `stalled_s`, and all when the gateway is `ending`."""
+
+    stalled_s: float = 60.0
+    relays: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    measures: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True)
 class FileParts:
     """The parts, made by compose."""
 
@@ -88,3 +104,4 @@ class FileParts:
     uploads: UploadLimits = UploadLimits()
     link_s: int = 24 * 3_600
     store_timeout_s: float = 5.0
+    relay: Relay | None = None

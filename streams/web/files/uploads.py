@@ -24,6 +24,7 @@ from topics.files_keys import UPLOADS, safe_file_name, upload_key
 _RETRY_S = "2"
 _ID = re.compile(r"[0-9a-f]{24}")
 _SIZE = "size"
+CONTENT_TYPE_PATTERN = r"^[a-zA-Z0-9!#$&^_.+-]+/[a-zA-Z0-9!#$&^_.+-]+(; ?[a-zA-Z0-9=\",. +-]+)?$"
 
 T = TypeVar("T")
 
@@ -32,9 +33,7 @@ class NewUpload(msgspec.Struct, frozen=True):
     """A file that is to go up."""
 
     file_name: Annotated[str, Meta(min_length=1, max_length=1_024, description="made safe; the key shows how")]
-    content_type: Annotated[
-        str, Meta(max_length=128, pattern=r"^[a-zA-Z0-9!#$&^_.+-]+/[a-zA-Z0-9!#$&^_.+-]+(; ?[a-zA-Z0-9=\",. +-]+)?$")
-    ]
+    content_type: Annotated[str, Meta(max_length=128, pattern=CONTENT_TYPE_PATTERN)]
     size_bytes: Annotated[int, Meta(ge=1, description="exactly; the store refuses any other size")]
 
 
@@ -87,8 +86,9 @@ endpoints.schemas["StoredUpload"] = {
 }
 endpoints.schemas["Formats"] = {
     "type": "object",
-    "required": ["formats"],
+    "required": ["formats", "relay"],
     "properties": {
+        "relay": {"type": "boolean", "description": "whether `POST /api/relay` is served"},
         "formats": {
             "type": "array",
             "items": {
@@ -105,7 +105,7 @@ endpoints.schemas["Formats"] = {
                     "description": _TEXT,
                 },
             },
-        }
+        },
     },
 }
 
@@ -118,7 +118,7 @@ endpoints.schemas["Formats"] = {
 )
 async def get_formats(request: web.Request) -> web.Response:
     """Formats, their qualities, and the options that each takes."""
-    return answer({"formats": described()})
+    return answer({"formats": described(), "relay": request.app[FILES].relay is not None})
 
 
 @endpoints.add(

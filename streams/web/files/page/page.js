@@ -10,7 +10,7 @@ class Shown extends Error {} // an error in words for whoever looks at the page
 
 async function ask(path, options = {}) {
   const headers = { ...options.headers };
-  if (options.body) headers["Content-Type"] = "application/json";
+  if (options.body) headers["Content-Type"] ??= "application/json";
   if ($("key").value) headers.Authorization = `Bearer ${$("key").value}`;
   let answer;
   try {
@@ -77,8 +77,10 @@ function put(url, headers, data, onSent, signal) {
   });
 }
 
-async function upload(file, signal) {
-  const type = file.type || "application/octet-stream";
+const typeOf = (file) => file.type || "application/octet-stream";
+
+async function upload(file, signal, told) {
+  const type = typeOf(file);
   const begun = await post("/api/uploads", { file_name: file.name, content_type: type, size_bytes: file.size }, signal);
   const sent = new Map();
   const started = performance.now();
@@ -86,7 +88,7 @@ async function upload(file, signal) {
     sent.set(number, bytes);
     const all = [...sent.values()].reduce((a, b) => a + b, 0);
     const rate = all / Math.max(0.001, (performance.now() - started) / 1000);
-    stage("uploading", (100 * all) / file.size, `${size(all)} of ${size(file.size)} uploaded, ${size(rate)}/s`);
+    told((100 * all) / file.size, `${size(all)} of ${size(file.size)} uploaded, ${size(rate)}/s`);
   };
   const done = { key: begun.key };
   if (begun.parts) {
@@ -148,12 +150,12 @@ async function run(event) {
   running = { abort, jobId: null };
   $("error").hidden = $("ready").hidden = true;
   $("none").hidden = false;
-  $("start").disabled = true;
+  $("start").disabled = $("both").disabled = true;
   $("cancel").hidden = false;
   try {
     if (!file.size) throw new Shown("This file is empty.");
     stage("uploading", 0, "Asking where to upload to");
-    const key = await upload(file, abort.signal);
+    const key = await upload(file, abort.signal, (percent, words) => stage("uploading", percent, words));
     stage("accepted", 0, "Handing the job over");
     const job = { source: { key }, format: $("format").value, quality: $("quality").value, file_name: file.name };
     running.jobId = (await post("/api/convert", job, abort.signal)).job_id;
@@ -170,8 +172,72 @@ async function run(event) {
     else { failed("The page failed; its console says why."); console.error(error); }
   } finally {
     running = null;
-    $("start").disabled = false;
+    $("start").disabled = $("both").disabled = false;
     $("cancel").hidden = true;
+  }
+}
+
+// What the gateway's process uses while the work is done: lines that it tells, the last one told after the work's end.
+async function measured(work, told) {
+  const stop = new AbortController();
+  const answer = await ask("/api/relay/usage", { signal: stop.signal });
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "", seconds = null;
+  const next = async () => {
+    while (!text.includes("\n")) {
+      const piece = await reader.read();
+      if (piece.done) throw new Shown("The gateway ended the measurement.");
+      text += piece.value;
+    }
+    const end = text.indexOf("\n");
+    told(JSON.parse(text.slice(0, end)), seconds);
+    text = text.slice(end + 1);
+  };
+  try {
+    await next();
+    const started = performance.now();
+    let error = null;
+    const working = work().catch((found) => { error = found; }).finally(() => { seconds = (performance.now() - started) / 1000; });
+    while (seconds === null) await next();
+    await working;
+    if (error) throw error;
+    await next(); // may have been on its way before the end
+    await next();
+  } finally {
+    stop.abort();
+  }
+}
+
+function show(way, used, seconds) {
+  const cell = (name) => document.querySelector(`[data-of="${way}-${name}"]`);
+  const about = document.createElement("small");
+  about.textContent = `+${size(used.memory_peak_bytes - used.memory_start_bytes)}`;
+  cell("bytes").textContent = size(used.request_bytes);
+  cell("seconds").textContent = `${(seconds ?? used.seconds).toFixed(2)} s`;
+  cell("cpu").textContent = `${used.cpu_seconds.toFixed(2)} s`;
+  cell("memory").replaceChildren(size(used.memory_peak_bytes), about);
+}
+
+async function compare() {
+  const file = $("file").files[0];
+  if (!file || !file.size) { $("compare-status").textContent = "Choose a file first, one that is not empty."; return; }
+  const tell = (words) => { $("compare-status").textContent = words; };
+  const signal = new AbortController().signal;
+  const relay = () => asJson(`/api/relay?file_name=${encodeURIComponent(file.name)}`,
+    { method: "POST", body: file, headers: { "Content-Type": typeOf(file) } });
+  for (const cell of document.querySelectorAll("#compare td")) cell.textContent = "–";
+  $("both").disabled = $("start").disabled = true;
+  try {
+    tell("Uploading straight to the store");
+    await measured(() => upload(file, signal, (_, words) => tell(words)), (...found) => show("direct", ...found));
+    tell("Uploading through the gateway");
+    await measured(relay, (...found) => show("relay", ...found));
+    tell(`${size(file.size)} uploaded both ways.`);
+  } catch (error) {
+    tell(error instanceof Shown ? error.message : "The page failed; its console says why.");
+    if (!(error instanceof Shown)) console.error(error);
+  } finally {
+    $("both").disabled = $("start").disabled = false;
   }
 }
 
@@ -192,7 +258,9 @@ function options(select, names, preferred) {
 }
 
 async function begin() {
-  const { formats } = await asJson("/api/formats");
+  const { formats, relay } = await asJson("/api/formats");
+  $("compare").hidden = !relay;
+  if (!running) $("status").textContent = "Nothing is under way.";
   const named = Object.fromEntries(formats.map((kind) => [kind.format, kind]));
   options($("format"), Object.keys(named), "mp3");
   for (const option of $("format").options) option.textContent = `${option.value} (${named[option.value].kind})`;
@@ -202,6 +270,7 @@ async function begin() {
 
 $("form").addEventListener("submit", run);
 $("cancel").addEventListener("click", cancel);
+$("both").addEventListener("click", compare);
 $("file").addEventListener("change", chosen);
 $("key").addEventListener("change", () => begin().catch((error) => failed(error.message)));
 const drop = $("drop");
