@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -33,7 +34,7 @@ from streams.web.owner import Owners
 from streams.web.publisher import HeadedRecord, Place, PublishUnavailable
 from tests.unit.test_gateway import KeptRecords, problem
 from topics.event_ids import parse_event_id
-from topics.files import Cancel, JobRecord, Stage, Submit, decode
+from topics.files import Cancel, JobRecord, Source, Stage, Submit, decode
 from topics.files_events import JobAccepted, JobCompleted, JobEvent, JobFailed, JobProgressed, encode_event
 from topics.malformed import Malformed
 
@@ -102,6 +103,10 @@ class Worker:
     events: dict[str, list[JobEvent]] = field(default_factory=dict)
     applied: int = 0
     trouble: str = ""
+    speaks: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.speaks.set()
 
     async def append(self, records: Sequence[HeadedRecord]) -> Place:
         if self.trouble:
@@ -114,6 +119,7 @@ class Worker:
 
     async def state(self, request: web.Request) -> web.Response:
         job_id = request.match_info["job_id"]
+        await self.speaks.wait()
         if job_id not in self.states:
             return web.json_response({"job_id": job_id, "status": "unknown", "applied": self.applied}, status=404)
         return web.json_response(self.states[job_id])
@@ -138,7 +144,7 @@ async def jobs(worker: Worker) -> AsyncIterator[Jobs]:
     app.router.add_get("/files/jobs/{job_id}", worker.state)
     app.router.add_get("/files/jobs/{job_id}/events", worker.told)
     async with TestServer(app) as server:
-        owners = Owners("files", lambda partition: str(server.make_url("")).rstrip("/"), partitions, timeout_s=1.0)
+        owners = Owners("files", lambda partition: str(server.make_url("")).rstrip("/"), partitions, timeout_s=30.0)
         yield Jobs(worker, owners)
         await owners.close()
 
@@ -419,6 +425,40 @@ async def test_a_job_under_a_key_is_one_job(client: Any, worker: Worker) -> None
     other = await client.post("/api/convert", json={**JOB, "format": "wav"}, headers=headers)
     assert (other.status, (await problem(other))["type"]) == (422, "urn:sluiceway:problem:idempotency-conflict")
     assert (await client.post("/api/convert", json=JOB, headers={"Idempotency-Key": "\u00e4"})).status == 400
+
+
+async def test_a_job_under_a_key_stands_as_its_owner_says(client: Any, worker: Worker) -> None:
+    headers = {"Idempotency-Key": "mine"}
+    first = await (await client.post("/api/convert", json=JOB, headers=headers)).json()
+    assert first["status"] == "accepted"
+    (submit,) = worker.records
+    told = {"job_id": first["job_id"], "submit": msgspec.to_builtins(submit), "applied": 1}
+    for status in ("converting", "completed"):
+        worker.states[first["job_id"]] = {**told, "status": status}
+        again = await (await client.post("/api/convert", json=JOB, headers=headers)).json()
+        assert again == {**first, "status": status} and len(worker.records) == 1
+
+
+async def test_while_the_owner_is_silent_the_gateway_answers_for_what_it_took(client: Any, worker: Worker) -> None:
+    headers = {"Idempotency-Key": "mine"}
+    first = await (await client.post("/api/convert", json=JOB, headers=headers)).json()
+    worker.speaks.clear()
+    try:
+        async with asyncio.timeout(10):
+            again = await (await client.post("/api/convert", json=JOB, headers=headers)).json()
+            other = await client.post("/api/convert", json={**JOB, "format": "wav"}, headers=headers)
+    finally:
+        worker.speaks.set()
+    assert again == first and other.status == 422 and len(worker.records) == 1
+
+
+async def test_what_is_remembered_of_jobs_is_bounded_in_bytes(jobs: Jobs, worker: Worker) -> None:
+    options = {"note": "x" * 30_000}
+    for number in range(1_300):
+        await jobs.submit(Submit(f"j{number}", Source(key="uploads/a/x"), "mp3", number, options=options), keyed=False)
+    known = [number for number in range(1_300) if await jobs.state(f"j{number}") is not None]
+    assert known == list(range(known[0], 1_300)), "the newest are"
+    assert (32 << 20) - 40_000 < len(known) * 30_100 < (32 << 20) + 200_000
 
 
 async def test_a_result_has_a_link_and_what_is_over_is_not_cancelled(client: Any, worker: Worker) -> None:

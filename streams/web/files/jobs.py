@@ -20,7 +20,10 @@ from topics.files_events import FINAL_EVENTS, JobEvent
 
 #: A quiet follower's owner is asked again this often, and its client is sent a comment.
 LOOK_S = 5.0
-_RECENT_MAX = 10_000
+#: Submissions that are remembered, and bytes of their JSON.
+_RECENT_MAX, _RECENT_BYTES_MAX = 10_000, 32 << 20
+#: How long a submit with a key waits for its owner.
+_KEY_WITHIN_S = 1.0
 
 _events = msgspec.json.Decoder(list[JobEvent]).decode
 
@@ -43,7 +46,8 @@ class Jobs:
         self._log = log
         self._owners = owners
         # What was submitted here, for as long as its owner may not have read it.
-        self._recent: OrderedDict[str, tuple[Submit, Place]] = OrderedDict()
+        self._recent: OrderedDict[str, tuple[Submit, Place, int]] = OrderedDict()
+        self._recent_bytes = 0
         self._bells: dict[str, list[asyncio.Event]] = {}
         self._stopped = False
 
@@ -52,16 +56,12 @@ class Jobs:
         PublishUnavailable."""
         if keyed:
             # A fold compares too, if no owner answers now: the same job again changes nothing.
-            with suppress(OwnerAway):
-                known = await self._known(submit.job_id)
-                if known is not None:
-                    if _asked(known[0]) != _asked(submit):
-                        raise JobConflict(f"this key was used for another job before: {submit.job_id}")
-                    return known[1]
-        place = await self._append(submit)
-        self._recent[submit.job_id] = (submit, place)
-        if len(self._recent) > _RECENT_MAX:
-            self._recent.popitem(last=False)
+            known = await self._known(submit.job_id)
+            if known is not None:
+                if _asked(known[0]) != _asked(submit):
+                    raise JobConflict(f"this key was used for another job before: {submit.job_id}")
+                return known[1]
+        self._remember(submit, await self._append(submit))
         return Status.ACCEPTED
 
     async def state(self, job_id: str) -> dict[str, Any] | None:
@@ -124,17 +124,35 @@ class Jobs:
         return _events(orjson.dumps(orjson.loads(answer.body)["events"])) if answer.status == 200 else []
 
     async def _known(self, job_id: str) -> tuple[Submit, Status] | None:
-        if recent := self._recent.get(job_id):
-            return recent[0], Status.ACCEPTED
-        answer = await self._ask(job_id)
-        if answer.status == 404:
-            return None
+        """What was submitted under this id and how it stands: in its owner's words, or while that is silent in those of
+        this gateway."""
+        try:
+            async with asyncio.timeout(_KEY_WITHIN_S):
+                answer = await self._ask(job_id)
+        except (OwnerAway, TimeoutError):
+            recent = self._recent.get(job_id)
+            return None if recent is None else (recent[0], Status.ACCEPTED)
         told = orjson.loads(answer.body)
+        if answer.status == 404:
+            unread = self._unread(job_id, told["applied"])
+            return None if unread is None else (unread, Status.ACCEPTED)
         return msgspec.convert(told["submit"], Submit), Status(told["status"])
 
+    def _remember(self, submit: Submit, place: Place) -> None:
+        self._forget(submit.job_id)
+        size = len(msgspec.json.encode(submit))
+        self._recent[submit.job_id] = (submit, place, size)
+        self._recent_bytes += size
+        while len(self._recent) > _RECENT_MAX or self._recent_bytes > _RECENT_BYTES_MAX:
+            self._forget(next(iter(self._recent)))
+
+    def _forget(self, job_id: str) -> None:
+        if (recent := self._recent.pop(job_id, None)) is not None:
+            self._recent_bytes -= recent[2]
+
     def _unread(self, job_id: str, applied: int) -> Submit | None:
-        submit, place = self._recent.get(job_id, (None, None))
-        return submit if place is not None and place.offset >= applied else None
+        recent = self._recent.get(job_id)
+        return recent[0] if recent is not None and recent[1].offset >= applied else None
 
     async def _ask(self, job_id: str, path: str = "") -> Answer:
         partition = await self._owners.partition_of(job_id)
