@@ -27,7 +27,7 @@ from tests.pipes import first_line
 
 pytestmark = pytest.mark.stack
 
-READY_S = 60.0
+READY_S = 180.0
 STOP_S = 15.0
 
 
