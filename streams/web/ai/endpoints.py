@@ -12,20 +12,17 @@ from streams.web.ai.following import ARCHIVED_ID, NoTask, follow
 from streams.web.ai.journal import JournalFull
 from streams.web.ai.submission import submission
 from streams.web.ai.tasks import ArchiveAway, Conflict, Tasks
-from streams.web.ai.told import Told
 from streams.web.context import AI, FOLLOWERS
 from streams.web.openapi import Endpoints, Json, response
 from streams.web.owner import OwnerAway
 from streams.web.problems import Problem
 from streams.web.publisher import PublishUnavailable
+from streams.web.sse import send_events
 from topics.ai import Status
 from topics.ids import ID_RULE, valid_id
 
 _RETRY_S = "2"
 _PAGE, _PAGE_MAX = 50, 200
-#: After how long a client connects again, in front of an event: some clients take it alone for an event of its own.
-_RETRY = b"retry: 1000\n"
-_STREAM = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 endpoints = Endpoints("tasks")
 _COUNT: Json = {"type": "integer", "minimum": 0}
@@ -276,28 +273,12 @@ async def get_task_events(request: web.Request) -> web.StreamResponse:
             raise _away(error) from None
         if first is None and last and Status((await _told(task_id, tasks))["status"]).final:
             return web.Response(status=204)
-        stream = web.StreamResponse(headers=_STREAM)
-        await stream.prepare(request)
-        try:
-            await stream.write(_event(first))
-            async for event in events:
-                await stream.write(_event(event))
-        except (NoTask, OwnerAway, ArchiveAway, ConnectionError):
-            # The client is gone, or connects again and goes on from the last event that it has.
-            pass
-    return stream
+        return await send_events(request, first, events, breaks=(NoTask, OwnerAway, ArchiveAway))
 
 
 async def end_streams(app: web.Application) -> None:
     """At shutdown: clients that follow a task are to connect again."""
     app[FOLLOWERS].stop()
-
-
-def _event(told: Told | None) -> bytes:
-    if told is None:
-        # A comment. Some clients take the blank line of one that stands alone for an event.
-        return b":\n"
-    return _RETRY + told.encode() if told.event == "status" else told.encode()
 
 
 def _task_id(request: web.Request) -> str:
