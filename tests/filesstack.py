@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import defaultdict
@@ -186,9 +187,11 @@ class Run(StreamRun):
         """The converter processes and ffmpegs of the workers."""
         found: list[psutil.Process] = []
         for worker in self.workers:
-            if worker.running:
-                found += psutil.Process(worker.pid).children(recursive=True)
-        return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+            for process in psutil.Process(worker.pid).children(recursive=True) if worker.running else ():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.status() != psutil.STATUS_ZOMBIE:
+                        found.append(process)
+        return found
 
     def scratch(self) -> list[str]:
         """What lies in the workers' scratch folders beside their locks."""
