@@ -221,7 +221,7 @@ async def progress(sink: ClickHouseSink) -> Sequence[Progress]:
 async def top_paths(sink: ClickHouseSink, limit: int) -> Sequence[PathTotals]:
     """The `limit` most requested paths, their partial rollups merged over hours, methods and statuses."""
     rows = await sink.query(
-        "SELECT p.path, sum(p.requests) AS total, sum(p.errors), sum(p.bytes), "
+        "SELECT p.path, sum(p.requests) AS total, sum(p.errors), sum(toUInt128(p.bytes)), "
         "arrayMap(q -> if(isNaN(q), NULL, q), quantilesTDigestMerge(0.5, 0.95, 0.99)(p.response_time)) AS q, "
         "q[1], q[2], q[3], uniqMerge(p.visitors) "
         f"FROM {sink.qualified('path_stats_hourly_partials')} AS p "

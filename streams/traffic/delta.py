@@ -26,8 +26,9 @@ HOUR_MS = 3_600_000
 #: A heavier record is cut; the changelog's own limit lies well above.
 RECORD_BYTES = 700_000
 OTHER = "{other}"
-#: The row of a delta's sums that counts the events with a response time.
-TIMED = 4
+#: Rows of a delta's sums: the bytes, which stay at `BYTES_MOST`, and the events with a response time.
+BYTES, TIMED = 2, 4
+BYTES_MOST = (1 << 63) - 1
 
 #: path, method, status class (1 to 5), the configured dimensions as name, value, name, value, ...: with their names,
 #: since a restart may change which are configured while the hour is open.

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from streams.sketches.tdigest import TDigests
 from streams.sketches.uniq import UniqSets
-from streams.traffic.delta import HOUR_MS, I64, RECORD_BYTES, Delta, Key, decode_delta, encode_pieces
+from streams.traffic.delta import BYTES, BYTES_MOST, HOUR_MS, I64, RECORD_BYTES, Delta, Key, decode_delta, encode_pieces
 from streams.traffic.partials import KeyColumns, partials
 
 DELTA = b"r"
@@ -84,6 +84,8 @@ class HourRollup:
         """Add one delta."""
         at = self._rows_of(delta.keys)
         self.sums[:5, at] += delta.sums[:5]
+        # Two sums too large together wrap to below 0. What stays at a limit adds up to the same in any order.
+        self.sums[BYTES, at[self.sums[BYTES, at] < 0]] = BYTES_MOST
         self.sums[5, at] = np.maximum(self.sums[5, at], delta.sums[5])
         self.changed[at] = delta.version
         self.dirty[at] = True

@@ -258,6 +258,16 @@ async def test_partials_of_two_partitions_are_one_row(sink: ClickHouseSink) -> N
     assert await value_of(sink, "SELECT count() FROM {db}.path_stats_hourly_partials") == 2
 
 
+async def test_bytes_of_partitions_that_fit_no_number_stay_at_its_limit(sink: ClickHouseSink) -> None:
+    most = (1 << 63) - 1
+    bytes_of = "SELECT bytes FROM {db}.path_stats_hourly"
+    await sink.insert(PARTIALS, partials(*(partial(source_partition=i, bytes=most) for i in range(2))))
+    assert await value_of(sink, bytes_of) == 2 * most
+    await sink.insert(PARTIALS, partials(partial(source_partition=2, bytes=most)))
+    assert await value_of(sink, bytes_of) == (1 << 64) - 1
+    assert [path.bytes for path in await queries.top_paths(sink, 9)] == [3 * most]
+
+
 async def test_a_key_without_response_times_has_none(sink: ClickHouseSink) -> None:
     await sink.insert(
         PARTIALS,

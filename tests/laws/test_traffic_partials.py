@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streams.sketches.cityhash import uniq_hash
 from streams.sketches.uniq import UniqSets
 from streams.traffic.core import TrafficRules
-from streams.traffic.delta import Delta, decode_delta
+from streams.traffic.delta import BYTES, BYTES_MOST, Delta, decode_delta
 from streams.traffic.rollup import DELTA, HourRollup
 from tests.traffic import DAY_MS, HOUR_MS, Process, Record, World, event
 from topics.partitioning import partition_of
@@ -148,3 +148,14 @@ def _of(hour: HourRollup, path: str) -> Partial:
     (state,) = hour.times.states(row)
     pairs = np.frombuffer(state, "<f4", -1, 1 if state[0] < 0x80 else 2).reshape(-1, 2).tolist()
     return Partial((), 0, b"", tuple((m, w) for m, w in pairs))
+
+
+@given(st.lists(st.integers(0, 2**50) | st.integers(2**60, 2**63 - 1), max_size=12), st.data())
+def test_bytes_stay_at_their_limit_in_any_order(sizes: list[int], data: st.DataObject) -> None:
+    none, hour = np.zeros(1, dtype=np.int64), HourRollup()
+    for size in data.draw(st.permutations(sizes)):
+        sums = np.array([[1], [0], [size], [0], [0], [0]])
+        hour.apply(
+            Delta(HOUR, 1, [("/", "GET", 2, ())], sums, none, none[:0].astype("<u4"), none, none[:0].astype("<f4"))
+        )
+    assert hour.sums[BYTES, 0] == min(sum(sizes), BYTES_MOST)

@@ -207,7 +207,7 @@ def group(keys: I64) -> tuple[I64, I64]:
 
 def sums_of(groups: I64, status: I64, size: I64, us: I64, count: int) -> I64:
     """What the rows of each of `count` groups add up to, int64[6, count]: requests, errors (status >= 500), bytes,
-    microseconds, requests with a time, longest time. A size or time below 0 is absent."""
+    microseconds, requests with a time, longest time. A size or time below 0 is absent; bytes stay at 2^63 - 1."""
     sums = np.zeros((6, count), dtype=np.int64)
     columns = [_contiguous(column) for column in (groups, status, size, us)]
     _sums(*map(_at, columns), len(groups), count, _at(sums))

@@ -20,14 +20,18 @@ int64_t sw_groups(const int64_t *keys, int64_t n, int32_t *slots, int64_t slot_c
 }
 
 /* Adds n rows to the sums of their groups: sums is 6 columns of `groups`, all 0: requests, errors, bytes, microseconds,
-   requests with a time, longest time in microseconds. A size below 0 or a time that is no number is absent. */
+   requests with a time, longest time in microseconds. A size below 0 or a time that is no number is absent. Bytes that
+   add up to more than INT64_MAX stay there; the other sums stay below it whatever the rows are. */
 void sw_sums(const int64_t *group, const int64_t *status, const int64_t *size, const int64_t *us, int64_t n,
              int64_t groups, int64_t *sums) {
     for (int64_t i = 0; i < n; i++) {
         int64_t *sum = sums + group[i];
         sum[0] += 1;
         sum[groups] += status[i] >= 500;
-        if (size[i] > 0) sum[2 * groups] += size[i];
+        if (size[i] > 0) {
+            uint64_t bytes = (uint64_t)sum[2 * groups] + (uint64_t)size[i];
+            sum[2 * groups] = bytes > INT64_MAX ? INT64_MAX : (int64_t)bytes;
+        }
         if (us[i] < 0) continue;
         sum[3 * groups] += us[i];
         sum[4 * groups] += 1;
