@@ -20,6 +20,8 @@ _ABSENT = {"404", "NoSuchKey", "NoSuchUpload", "NotFound"}
 # What is wrong with the request itself. A refused key or a missing bucket is for an operator to put right, and waited
 # for; so is a digest that did not match, as the bytes may arrive whole the next time.
 _PERMANENT = {
+    # Of HEAD, whose answer has no body that would say more: a key that this server cannot have.
+    "400",
     "EntityTooLarge",
     "EntityTooSmall",
     "InvalidArgument",

@@ -158,7 +158,10 @@ class FilesOutside(Reporting):
         if source.key is None:
             assert source.url is not None
             return source.url, 0
-        size = await self._world.store.size_of(source.key)
+        try:
+            size = await self._world.store.size_of(source.key)
+        except StoreRefused:
+            raise ConversionFailed("source_refused", "the bucket can have no object of the source's key") from None
         if size is None:
             raise ConversionFailed("source_missing", "the bucket has no object of the source's key")
         if size > limit:

@@ -95,6 +95,16 @@ async def test_what_is_not_there_is_none(bucket: Bucket, key: str) -> None:
         [block async for block in bucket.read(key)]
 
 
+@pytest.mark.parametrize("odd", ["/a", "a//b", "a/./b", "../../a", "a/..", "."])
+async def test_a_key_that_a_server_cannot_have_is_not_waited_for(bucket: Bucket, odd: str) -> None:
+    """It may be a client's word, and whoever waits for it holds others up."""
+    async with asyncio.timeout(10):
+        try:
+            assert await bucket.head(odd) is None
+        except SinkRefused as refused:
+            assert odd in str(refused)
+
+
 async def test_a_range_is_a_slice(bucket: Bucket, key: str) -> None:
     data = _bytes(1_000)
     await bucket.put(key, data)

@@ -30,7 +30,7 @@ class Scripted:
     """A store and a converter. `script` are the steps of a conversion: progress, seconds to wait, exceptions."""
 
     script: list[Any] = field(default_factory=list)
-    size: int | None = 1_000
+    size: int | Exception | None = 1_000
     problem: str | Exception | None = None
     asked: list[ConvertRequest] = field(default_factory=list)
     at_once: int = 0
@@ -41,6 +41,8 @@ class Scripted:
 
     async def size_of(self, key: str) -> int | None:
         """See `FileStore`."""
+        if isinstance(self.size, Exception):
+            raise self.size
         return self.size
 
     def source_url(self, key: str) -> str:
@@ -184,10 +186,11 @@ async def test_what_may_be_large_goes_in_parts(size: int, in_parts: bool) -> Non
         ([StoreRefused("no")], 1, "store_refused", 10),
         ([ValueError("a fault of ours")], 1, "internal_error", 10),
         ([], None, "source_missing", None),
+        ([], StoreRefused("no such key can be"), "source_refused", None),
         ([], 2 << 30, "source_too_large", None),
     ],
 )
-async def test_an_error_ends_the_attempt(script: list[Any], size: int, error_type: str, pause_ms: int | None) -> None:
+async def test_an_error_ends_the_attempt(script: list[Any], size: Any, error_type: str, pause_ms: int | None) -> None:
     bench = _bench(*script, size=size)
     _begin(bench)
     end = (await bench.done())[-1]
