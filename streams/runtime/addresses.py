@@ -12,8 +12,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-#: Not for the public though `is_global` may say so: site-local, IPv4-compatible, and NAT64 of a network's own.
-_NOT_PUBLIC = tuple(map(ipaddress.IPv6Network, ("fec0::/10", "::/96", "64:ff9b:1::/48")))
+#: What is given out of IPv6. `is_global` takes what is not, too: site-local addresses, and translations of IPv4 ones.
+_GIVEN_OUT = ipaddress.IPv6Network("2000::/3")
 _RESOLVE_S = 3.0
 
 
@@ -29,7 +29,7 @@ def may_reach(address: Address, allowed: Sequence[Network]) -> bool:
     inner = _inner(address)
     if inner is not None:
         return may_reach(inner, allowed)
-    if any(address in network for network in _NOT_PUBLIC):
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GIVEN_OUT:
         return False
     return address.is_global and not address.is_multicast
 

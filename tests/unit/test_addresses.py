@@ -13,7 +13,8 @@ from streams.runtime.addresses import may_reach, networks, url_problem
     "address",
     ["127.0.0.1", "10.0.0.1", "172.16.3.4", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
      "240.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "ff02::1", "::ffff:10.0.0.1", "64:ff9b::a00:1",
-     "2002:7f00:1::", "::ffff:169.254.169.254", "fec0::1", "::808:808", "64:ff9b:1::808:808"],
+     "2002:7f00:1::", "::ffff:169.254.169.254", "fec0::1", "::808:808", "64:ff9b:1::808:808",
+     "::ffff:0:a00:1", "5f00::1", "4000::1"],
 )  # fmt: skip
 def test_what_is_not_public_is_refused(address: str) -> None:
     assert not may_reach(ipaddress.ip_address(address), ())
