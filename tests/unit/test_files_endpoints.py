@@ -208,6 +208,7 @@ async def test_a_small_file_gets_one_url_and_a_large_one_parts(client: Any, stor
         (400, {"size_bytes": 0}),
         (400, {"size_bytes": "10"}),
         (400, {"content_type": "video/webm\r\nx-amz-acl: public-read"}),
+        (400, {"content_type": "video/webm\n"}),
         (400, {"content_type": "webm"}),
         (400, {"file_name": ""}),
         (400, {"file_name": "x" * 2_000}),

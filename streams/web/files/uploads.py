@@ -24,7 +24,8 @@ from topics.files_keys import UPLOADS, safe_file_name, upload_key
 _RETRY_S = "2"
 _ID = re.compile(r"[0-9a-f]{24}")
 _SIZE = "size"
-CONTENT_TYPE_PATTERN = r"^[a-zA-Z0-9!#$&^_.+-]+/[a-zA-Z0-9!#$&^_.+-]+(; ?[a-zA-Z0-9=\",. +-]+)?$"
+# Python's `$` lets a line break follow; JSON Schema's does not.
+CONTENT_TYPE_PATTERN = r"^[a-zA-Z0-9!#$&^_.+-]+/[a-zA-Z0-9!#$&^_.+-]+(; ?[a-zA-Z0-9=\",. +-]+)?(?!\n)$"
 
 T = TypeVar("T")
 
