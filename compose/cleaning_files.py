@@ -8,7 +8,6 @@ from compose.cleaning import Leftover, Swept
 from sinks.clickhouse.queries import file_job_states
 from sinks.clickhouse.sink import ClickHouseSink
 from sinks.objects import Bucket, ObjectInfo
-from sinks.presign import UPLOAD_S
 from streams.files.leftovers import JobFacts, Verdict, judge_object, judge_upload, submitted_ms_of
 from topics.files import Status
 from topics.files_keys import CONVERTED, UPLOADS
@@ -29,7 +28,7 @@ class FilesCleaner:
         *,
         older_than_s: float,
         dry_run: bool,
-        url_s: float = UPLOAD_S,
+        url_s: float,
         progress: Callable[[Swept], None] = lambda swept: None,
     ) -> None:
         self._bucket = bucket

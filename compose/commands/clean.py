@@ -49,7 +49,7 @@ def clean(
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("looking at the bucket")
         try:
-            swept = asyncio.run(_sweep(settings, age_s, dry_run, lambda s: bar.update(task, description=_said(s))))
+            swept = asyncio.run(sweep(settings, age_s, dry_run, lambda s: bar.update(task, description=_said(s))))
         except (SinkUnavailable, SinkRefused, TimeoutError) as error:
             why = str(error) or f"the bucket at {settings.s3_endpoint} does not answer"
             print(f"sluiceway: {why}", file=sys.stderr)
@@ -66,13 +66,14 @@ def duration_s(text: str) -> float | None:
     return float(found[1]) * _UNITS_S[found[2]] if found else None
 
 
-async def _sweep(settings: Settings, older_than_s: float, dry_run: bool, progress: Any) -> Swept:
+async def sweep(settings: Settings, older_than_s: float, dry_run: bool, progress: Any) -> Swept:
     objects, sink = bucket(settings), clickhouse(settings)
     try:
         async with asyncio.timeout(_ANSWER_S):
             await objects.head(AUDIO_PREFIX)
         how: dict[str, Any] = {"older_than_s": older_than_s, "dry_run": dry_run, "progress": progress}
-        return await FilesCleaner(objects, sink, await Cleaner(objects, sink, **how).run(), **how).run()
+        swept = await Cleaner(objects, sink, **how).run()
+        return await FilesCleaner(objects, sink, swept, url_s=settings.upload_url_s, **how).run()
     finally:
         await sink.close()
         await objects.close()

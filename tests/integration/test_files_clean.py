@@ -11,6 +11,7 @@ import pytest
 
 from compose.cleaning import Swept
 from compose.cleaning_files import FilesCleaner
+from compose.commands.clean import sweep
 from compose.local.stack import LocalStack
 from sinks.objects import PART_BYTES_MIN, Bucket
 from streams.files.job import Course, Job, Origin
@@ -95,6 +96,24 @@ def test_nothing_goes_that_is_young_or_only_asked_for(
     objects, uploads, swept = asyncio.run(_sweep(stack, store, **how))
     assert (objects, uploads) == (set(), set())
     assert len(swept.leftovers) == (len(GONE | ABORTED) + 2 if "dry_run" in how else 0)
+
+
+def test_a_clients_urls_work_as_long_as_the_settings_say(stack: LocalStack, store: ObjectStore) -> None:
+    async def given_up() -> None:
+        at = store.address
+        bucket = Bucket(at)
+        where = {"s3_endpoint": at.endpoint, "s3_bucket": at.bucket, "upload_url_s": 1}
+        try:
+            async with migrated(stack.clickhouse.url) as sink:
+                await (await bucket.upload(CLIENTS, PART_BYTES_MIN)).part(1, bytes(PART_BYTES_MIN))
+                settings = stack.settings(**where, clickhouse_database=sink.database)
+                async with asyncio.timeout(20):
+                    while CLIENTS not in {left.key for left in (await sweep(settings, 0.0, True, print)).leftovers}:
+                        await asyncio.sleep(0.2)
+        finally:
+            await bucket.close()
+
+    asyncio.run(given_up())
 
 
 def test_a_clients_upload_stays_while_its_urls_work(stack: LocalStack, store: ObjectStore) -> None:
