@@ -41,13 +41,13 @@ MAX_ERROR_CHARS = 2_000
 #: Bytes of UTF-8 of an object's key, as S3 has it.
 MAX_KEY_BYTES = 1_024
 
-_Count = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
+Count = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
 _Ms = Annotated[int, Meta(ge=0, le=MAX_TIMESTAMP_MS)]
 _Name = Annotated[str, Meta(min_length=1, max_length=128)]
 _Label = Annotated[str, Meta(min_length=1, max_length=64)]
-_ErrorType = Annotated[str, Meta(pattern="^[a-z0-9_]{1,64}$")]
+ErrorType = Annotated[str, Meta(pattern="^[a-z0-9_]{1,64}$")]
 _Error = Annotated[str, Meta(max_length=MAX_ERROR_CHARS)]
-_Md5 = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+Md5 = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 
 
 class Status(StrEnum):
@@ -107,19 +107,19 @@ class Prepared(msgspec.Struct, frozen=True):
     be large; `prepare_ms` is how long that took."""
 
     job_id: str
-    term: _Count
-    attempt: _Count
-    source_bytes: _Count
+    term: Count
+    attempt: Count
+    source_bytes: Count
     upload_id: Annotated[str, Meta(max_length=2_048)] | None
-    prepare_ms: _Count
+    prepare_ms: Count
 
 
 class Progressed(msgspec.Struct, frozen=True):
     """How far a converter is with a stage, percent."""
 
     job_id: str
-    term: _Count
-    attempt: _Count
+    term: Count
+    attempt: Count
     stage: Stage
     percent: Annotated[int, Meta(ge=0, le=100)]
 
@@ -128,7 +128,7 @@ class SentPart(msgspec.Struct, frozen=True):
     """A part that the store has taken. Its ETag is the MD5 of its bytes."""
 
     part_number: Annotated[int, Meta(ge=1, le=MAX_PARTS)]
-    etag: _Md5
+    etag: Md5
 
 
 class Converted(msgspec.Struct, frozen=True):
@@ -136,22 +136,22 @@ class Converted(msgspec.Struct, frozen=True):
     it plays; `convert_ms` is how long all of the converter's work took."""
 
     job_id: str
-    term: _Count
-    attempt: _Count
-    size_bytes: _Count
-    checksum: _Md5
-    duration_ms: _Count
+    term: Count
+    attempt: Count
+    size_bytes: Count
+    checksum: Md5
+    duration_ms: Count
     parts: Annotated[tuple[SentPart, ...], Meta(max_length=MAX_PARTS)]
-    convert_ms: _Count
+    convert_ms: Count
 
 
 class Verified(msgspec.Struct, frozen=True):
     """The store holds the result, of the size and sum that the converter told."""
 
     job_id: str
-    term: _Count
-    attempt: _Count
-    verify_ms: _Count
+    term: Count
+    attempt: Count
+    verify_ms: Count
 
 
 class AttemptFailed(msgspec.Struct, frozen=True):
@@ -159,11 +159,11 @@ class AttemptFailed(msgspec.Struct, frozen=True):
     makes sense."""
 
     job_id: str
-    term: _Count
-    attempt: _Count
-    error_type: _ErrorType
+    term: Count
+    attempt: Count
+    error_type: ErrorType
     error: _Error
-    retry_after_ms: _Count | None
+    retry_after_ms: Count | None
 
 
 class Swept(msgspec.Struct, frozen=True):
@@ -175,7 +175,7 @@ class Swept(msgspec.Struct, frozen=True):
 class Owner(msgspec.Struct, frozen=True):
     """The partition has a new owner: conversions of earlier terms that have no outcome before this record are lost."""
 
-    term: _Count
+    term: Count
 
 
 class Idle(msgspec.Struct, frozen=True):

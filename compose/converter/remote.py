@@ -44,10 +44,18 @@ class RemoteConverter:
                     if isinstance(word, Going):
                         on_progress(word.stage, word.share)
                     elif isinstance(word, Done):
-                        return word.result
+                        return _checked(word.result, request)
                     else:
                         raise word.error()
+        except msgspec.DecodeError as error:
+            raise ConversionFailed("converter_refused", f"the converter says what cannot be: {error}", again=True) from None
         except (aiohttp.ClientError, ConnectionError, TimeoutError, ValueError) as error:
             what = f"the converter is away, or went away ({type(error).__name__})"
             raise ConversionFailed("converter_lost", what, again=True) from None
         raise ConversionFailed("converter_lost", "the converter ended without a word", again=True)
+
+
+def _checked(result: ConvertResult, request: ConvertRequest) -> ConvertResult:
+    if result.r2_key != request.upload_key:
+        raise ConversionFailed("converter_refused", "the converter uploaded to another key than it was told", again=True)
+    return result

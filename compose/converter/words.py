@@ -6,7 +6,7 @@ import msgspec
 
 from compose.converter.limits import ConverterLimits
 from streams.files.converting import ConversionFailed, ConvertRequest, ConvertResult
-from topics.files import Stage
+from topics.files import ErrorType, Stage
 
 
 class Going(msgspec.Struct, frozen=True, tag="progress"):
@@ -25,7 +25,7 @@ class Done(msgspec.Struct, frozen=True, tag="result"):
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The last word: it came to nothing; see `ConversionFailed`."""
 
-    code: str
+    code: ErrorType
     message: str
     again: bool
 

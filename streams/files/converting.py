@@ -11,7 +11,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from msgspec import Meta
 
-from topics.files import SentPart, Stage
+from topics.files import MAX_PARTS, Count, Md5, SentPart, Stage
 
 _Text = Annotated[str, Meta(min_length=1, max_length=4_096)]
 
@@ -45,10 +45,10 @@ class ConvertResult(msgspec.Struct, frozen=True, kw_only=True):
     `duration_ms` how long it plays."""
 
     r2_key: str
-    size: int
-    checksum: str
-    duration_ms: int = 0
-    parts: tuple[SentPart, ...] = ()
+    size: Count
+    checksum: Md5
+    duration_ms: Count = 0
+    parts: Annotated[tuple[SentPart, ...], Meta(max_length=MAX_PARTS)] = ()
 
 
 class ConversionFailed(Exception):
