@@ -48,7 +48,9 @@ class RemoteConverter:
                     else:
                         raise word.error()
         except msgspec.DecodeError as error:
-            raise ConversionFailed("converter_refused", f"the converter says what cannot be: {error}", again=True) from None
+            raise ConversionFailed(
+                "converter_refused", f"the converter says what cannot be: {error}", again=True
+            ) from None
         except (aiohttp.ClientError, ConnectionError, TimeoutError, ValueError) as error:
             what = f"the converter is away, or went away ({type(error).__name__})"
             raise ConversionFailed("converter_lost", what, again=True) from None
@@ -57,5 +59,7 @@ class RemoteConverter:
 
 def _checked(result: ConvertResult, request: ConvertRequest) -> ConvertResult:
     if result.r2_key != request.upload_key:
-        raise ConversionFailed("converter_refused", "the converter uploaded to another key than it was told", again=True)
+        raise ConversionFailed(
+            "converter_refused", "the converter uploaded to another key than it was told", again=True
+        )
     return result

@@ -107,9 +107,10 @@ def test_a_clients_urls_work_as_long_as_the_settings_say(stack: LocalStack, stor
             async with migrated(stack.clickhouse.url) as sink:
                 await (await bucket.upload(CLIENTS, PART_BYTES_MIN)).part(1, bytes(PART_BYTES_MIN))
                 settings = stack.settings(**where, clickhouse_database=sink.database)
+                found: set[str] = set()
                 async with asyncio.timeout(20):
-                    while CLIENTS not in {left.key for left in (await sweep(settings, 0.0, True, print)).leftovers}:
-                        await asyncio.sleep(0.2)
+                    while CLIENTS not in found:
+                        found = {left.key for left in (await sweep(settings, 0.0, True, print)).leftovers}
         finally:
             await bucket.close()
 
