@@ -22,6 +22,8 @@ T = TypeVar("T")
 OnShare = Callable[[float], None]
 
 BLOCK_BYTES = 256 << 10
+#: A store, or a proxy before it, that does not answer `Expect: 100-continue` for so long is sent the bytes without.
+CONTINUE_S = 5.0
 _ATTEMPTS = 6
 _TIMEOUTS = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=60.0)
 
@@ -106,21 +108,32 @@ class _Put:
         self._size = size
         self._headers = {**headers, "Content-Length": str(size)}
         self._on_share = on_share
+        # A store that refuses the URL is heard before the bytes are on their way.
+        self._expect = True
 
     async def send(self) -> str:
         """Send them; returns their MD5, which the store has confirmed."""
         sum_ = hashlib.md5(usedforsecurity=False)
-        # A store that refuses the URL is heard before the bytes are on their way.
-        arguments = {"data": self._blocks(sum_), "headers": self._headers, "expect100": True}
-        async with _asked("PUT", self._url, **arguments) as answer:
-            if answer.status != 200:
-                raise _refusal("upload", answer.status)
-            etag = answer.headers.get("ETag", "").strip('"')
+        try:
+            async with asyncio.timeout(CONTINUE_S if self._expect else None) as silence:
+                etag = await self._put(sum_, silence)
+        except TimeoutError:
+            self._expect = False
+            raise _Passing(f"it does not say within {CONTINUE_S:g} s whether it wants the bytes") from None
         if etag != sum_.hexdigest():
             raise _Passing(f"the store received something else: its ETag is {etag[:60]!r}")
         return str(sum_.hexdigest())
 
-    async def _blocks(self, sum_: Any) -> AsyncIterator[bytes]:
+    async def _put(self, sum_: Any, silence: asyncio.Timeout) -> str:
+        """Returns the ETag. There is no silence any more once the first bytes are wanted."""
+        arguments = {"data": self._blocks(sum_, silence), "headers": self._headers, "expect100": self._expect}
+        async with _asked("PUT", self._url, **arguments) as answer:
+            if answer.status != 200:
+                raise _refusal("upload", answer.status)
+            return answer.headers.get("ETag", "").strip('"')
+
+    async def _blocks(self, sum_: Any, silence: asyncio.Timeout) -> AsyncIterator[bytes]:
+        silence.reschedule(None)
         sent = 0
         with self._file.open("rb") as file:
             file.seek(self._start)
