@@ -23,6 +23,17 @@ def total(metrics: str, name: str) -> float:
     )
 
 
+def by_label(metrics: str, name: str, label: str) -> dict[str, int]:
+    """A counter's values (its name without `_total`) by one of its labels; empty if there is none."""
+    return {
+        sample.labels[label]: int(sample.value)
+        for family in text_string_to_metric_families(metrics)
+        if family.name == name
+        for sample in family.samples
+        if sample.name == name + "_total"
+    }
+
+
 def buckets(
     metrics: str, name: str, of: Callable[[Mapping[str, str]], bool] = lambda labels: True
 ) -> dict[float, float]:

@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from compose.files_figures import share_line
+from streams.files.sizes import SIZE_CLASSES
+
 #: Steps of a conversion that pass or fail, and what a result's size is called in figures.
 _FILE_STEPS = ("presigns", "uploads", "verifications")
 _FILE_STAGES = ("prepare", "convert", "verify")
-_FILE_SIZES = {"under_10mb": "< 10 MB", "under_100mb": "10-100 MB", "over_100mb": "> 100 MB"}
+_FILE_SIZES = dict(zip((name for name, _ in SIZE_CLASSES), ("< 10 MB", "10-100 MB", "> 100 MB"), strict=True))
 
 
 def jobs_of(parts: Sequence[dict[str, Any]], workers: Sequence[dict[str, Any]]) -> list[str]:
@@ -20,7 +23,7 @@ def jobs_of(parts: Sequence[dict[str, Any]], workers: Sequence[dict[str, Any]]) 
         sums.update({name: int(value) for name, value in part["figures"].items()})
     ended = ", ".join(f"{sums[f'outcome_{name}']:,} {name}" for name in ("completed", "failed", "cancelled"))
     passed = [(step, sums[f"outcome_{step}_passed"], sums[f"outcome_{step}_failed"]) for step in _FILE_STEPS]
-    steps = ", ".join(f"{step} {_share(good, good + bad)}" for step, good, bad in passed)
+    steps = ", ".join(f"{step} {share_line(good, bad)}" for step, good, bad in passed)
     running = f"{sums['attempts_running']:,} converting, {sums['jobs_waiting']:,} waiting"
     lines = [f"files: jobs {running}; {ended}; passed of {steps}"]
     for size, said in _FILE_SIZES.items():
@@ -30,7 +33,3 @@ def jobs_of(parts: Sequence[dict[str, Any]], workers: Sequence[dict[str, Any]]) 
     cpu_s, rss = sum(worker["cpu_s"] for worker in workers), sum(worker["rss_bytes"] for worker in workers)
     lines.append(f"files: {len(workers)} coordinators with {cpu_s:,.1f} s of CPU and {rss / 1e6:,.0f} MB of memory")
     return lines
-
-
-def _share(good: int, all_: int) -> str:
-    return f"{good / all_:.1%} of {all_:,}" if all_ else "none"

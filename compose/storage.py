@@ -11,13 +11,16 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from sinks.clickhouse.queries import audio_storage, audio_users
+from compose.files_figures import files_section, own_section, share_line
+from sinks.clickhouse.queries import audio_storage, audio_users, file_storage
 from sinks.clickhouse.sink import ClickHouseSink
 from sinks.errors import SinkRefused, SinkUnavailable
 from streams.audio.figures import UPLOAD_SUCCESS_MIN
+from streams.files.sizes import SIZE_CLASSES
 from streams.web.context import StorageUnknown
 from streams.web.metrics import StorageMetrics
 from topics.audio_events import AUDIO_PREFIX
+from topics.files_keys import CONVERTED, UPLOADS
 
 log = structlog.get_logger(__name__)
 
@@ -36,22 +39,31 @@ async def storage_document(sink: ClickHouseSink, price_per_gb_month: float, mont
     start = start.replace(hour=0, minute=0, second=0, microsecond=0)
     end = start.replace(year=start.year + start.month // 12, month=start.month % 12 + 1)
     audio = await audio_storage(sink)
+    files = files_section(await file_storage(sink, UPLOADS, [least for _, least in SIZE_CLASSES]))
     found = await audio_users(sink, round(start.timestamp() * 1000), round(end.timestamp() * 1000), users)
 
     def cost(size: int) -> float:
         return round(size / _GB * price_per_gb_month, 9)
 
     stored, failed = audio.segments_stored + audio.recordings, audio.segments_failed + audio.recordings_failed
-    # Each recording has a manifest beside it.
-    objects = 2 * audio.recordings + audio.segments
-    size = audio.recordings_bytes + audio.segments_bytes
+    prefixes = {
+        # Each recording has a manifest beside it.
+        AUDIO_PREFIX: {
+            "objects": 2 * audio.recordings + audio.segments,
+            "bytes": audio.recordings_bytes + audio.segments_bytes,
+        },
+        CONVERTED: files["conversions"],
+        UPLOADS: files["uploads"],
+    }
+    size = sum(held["bytes"] for held in prefixes.values())
     return {
         "as_of_ms": round(now.timestamp() * 1000),
-        "objects": objects,
+        "objects": sum(held["objects"] for held in prefixes.values()),
         "bytes": size,
         "cost_per_month": cost(size),
         "price_per_gb_month": price_per_gb_month,
-        "prefixes": {AUDIO_PREFIX: {"objects": objects, "bytes": size}},
+        "prefixes": prefixes,
+        "files": files,
         "audio": {
             "recordings": {"objects": audio.recordings, "bytes": audio.recordings_bytes},
             "segments": {"objects": audio.segments, "bytes": audio.segments_bytes},
@@ -88,6 +100,8 @@ class StorageFigures:
     def __init__(self, sink: ClickHouseSink, price_per_gb_month: float, registry: CollectorRegistry) -> None:
         self._sink = sink
         self._price = price_per_gb_month
+        self._registry = registry
+        self._since_ms = round(time.time() * 1000)
         self._metrics = StorageMetrics(registry)
         self._asked: dict[tuple[str | None, int], tuple[float, asyncio.Task[Any]]] = {}
         self._refreshing: asyncio.Task[None] | None = None
@@ -97,7 +111,7 @@ class StorageFigures:
         key, now_s = (month, users), time.monotonic()
         since_s, asked = self._asked.get(key, (0.0, None))
         if asked is None or (asked.done() and now_s - since_s > _KEPT_S):
-            asked = asyncio.create_task(storage_document(self._sink, self._price, month, users))
+            asked = asyncio.create_task(self._document(month, users))
             asked.add_done_callback(partial(self._answered, key))
             self._asked.pop(key, None)
             self._asked[key] = (now_s, asked)
@@ -111,6 +125,11 @@ class StorageFigures:
             raise StorageUnknown(f"ClickHouse takes more than {_ASK_S:g} s to answer") from None
         except (SinkUnavailable, SinkRefused) as error:
             raise StorageUnknown(str(error)) from None
+
+    async def _document(self, month: str | None, users: int) -> Any:
+        found = await storage_document(self._sink, self._price, month, users)
+        found["files"]["gateway"] = {"since_ms": self._since_ms, **own_section(self._registry)}
+        return found
 
     def _answered(self, key: tuple[str | None, int], asked: asyncio.Task[Any]) -> None:
         if asked.cancelled():
@@ -155,11 +174,25 @@ class StorageFigures:
 
 def storage_lines(found: dict[str, Any]) -> list[str]:
     """The document as text for status."""
-    month = found["audio"]["month"]
+    month, files = found["audio"]["month"], found["files"]
     price = f"at {found['price_per_gb_month']:g} per GB"
+    held = "; ".join(
+        f"{prefix} {of['objects']:,} objects, {_size(of['bytes'])}"
+        for prefix, of in found["prefixes"].items()
+        if of["objects"]
+    )
     lines = [
         f"storage: {found['objects']:,} objects, {_size(found['bytes'])}, {found['cost_per_month']:,.4f} a month {price}"
+        + (f" ({held})" if held else "")
     ]
+    jobs, verified = files["jobs"], files["verifications"]
+    if jobs["completed"] + jobs["failed"]:
+        failures = ", ".join(f"{count:,} {error_type}" for error_type, count in files["failures"].items())
+        lines.append(
+            f"storage: of file jobs completed {share_line(jobs['completed'], jobs['failed'])}, of their results verified "
+            + share_line(verified["passed"], verified["failed"])
+            + (f"; failed: {failures}" if failures else "")
+        )
     if month["users"]:
         each = month["bytes"] / month["users"]
         cost = month["cost_per_month"] / month["users"]

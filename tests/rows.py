@@ -170,3 +170,40 @@ def audio_segment(**columns: Any) -> pa.Table:
         "last_offset": 476,
     }
     return pa.Table.from_pylist([{**row, **columns}], rows.AUDIO_SEGMENTS)
+
+
+def file_job(**columns: Any) -> pa.Table:
+    """One job that was accepted; `completed` or `failed` ones give what they came to by name."""
+    row: dict[str, Any] = {
+        "job_id": "j-1",
+        "version": rows.version_of(1, 100),
+        "user": "ann",
+        "status": "accepted",
+        "progress": 0,
+        "error_type": "",
+        "error": "",
+        "format": "mp3",
+        "quality": "medium",
+        "source_key": "uploads/1/clip.webm",
+        "source_url": "",
+        "source_bytes": 0,
+        "r2_key": "",
+        "size_bytes": 0,
+        "checksum": "",
+        "duration_ms": 0,
+        "parts": 0,
+        "attempts": 0,
+        "lost_attempts": 0,
+        "prepare_ms": 0,
+        "convert_ms": 0,
+        "verify_ms": 0,
+        "submitted_ms": DAY_START_MS,
+        "accepted_ms": DAY_START_MS + 10,
+        "started_ms": None,
+        "finished_ms": None,
+        "updated_ms": DAY_START_MS + 10,
+        "producer": "",
+        "source_partition": 0,
+        "source_offset": 7,
+    }
+    return pa.Table.from_pylist([{**row, **columns}], rows.FILE_JOBS)

@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from compose.audio_status import gateway_figures, gateway_line, worker_figures, worker_lines
+from compose.files_figures import gateway_line as files_gateway_line
+from compose.files_figures import gateway_section
 from compose.files_status import jobs_of
 from compose.kafka import kafka_access
 from compose.logs import set_up_logs
@@ -58,7 +60,7 @@ async def _gather(settings: Settings) -> dict[str, Any]:
 
 
 async def _gateway(settings: Settings, found: dict[str, Any]) -> None:
-    """The audio figures of the gateway whose address the settings have, if it answers: others may be elsewhere."""
+    """The figures of audio and files of the gateway whose address the settings have, if it answers: others may be elsewhere."""
     host = "127.0.0.1" if settings.gateway_host in ("0.0.0.0", "::") else settings.gateway_host
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.gateway_port}"
     headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
@@ -72,7 +74,7 @@ async def _gateway(settings: Settings, found: dict[str, Any]) -> None:
             metrics = await answer.text()
     except (ClientError, TimeoutError):
         return
-    found["gateway"] = {"url": url, **gateway_figures(metrics)}
+    found["gateway"] = {"url": url, **gateway_figures(metrics), "files": gateway_section(metrics)}
 
 
 async def _workers(settings: Settings, found: dict[str, Any]) -> list[str]:
@@ -162,7 +164,9 @@ def _print(found: dict[str, Any]) -> None:
             console.print(line)
     audio, storage, gateway = found["audio"], found["storage"], found["gateway"]
     lines = [*(worker_lines(audio) if audio else ()), *(storage_lines(storage) if storage else ())]
-    for line in [*lines, *([gateway_line(gateway)] if gateway else ())]:
+    if gateway:
+        lines += [gateway_line(gateway), files_gateway_line(gateway["files"])]
+    for line in lines:
         console.print(line, soft_wrap=True)
     for worker in found["workers"]:
         if not worker["sink_available"]:

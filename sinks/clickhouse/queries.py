@@ -153,6 +153,51 @@ async def audio_users(sink: ClickHouseSink, start_ms: int, end_ms: int, limit: i
 
 
 @dataclass(frozen=True)
+class FileJobs:
+    """Jobs that are alike: how many, and their sums. `error_type` is empty unless they failed; `uploaded` says that the last
+    attempt had uploaded a result; `size` is the place of the result's class of size, from 0."""
+
+    status: str
+    error_type: str
+    uploaded: bool
+    size: int
+    jobs: int
+    bytes: int
+    prepare_ms: int
+    convert_ms: int
+    verify_ms: int
+    took_ms: int
+
+
+@dataclass(frozen=True)
+class FileStorage:
+    """All file jobs, and what they have found of clients' uploads in the object store."""
+
+    jobs: Sequence[FileJobs]
+    uploads: int
+    uploads_bytes: int
+
+
+async def file_storage(sink: ClickHouseSink, uploads: str, sizes: Sequence[int]) -> FileStorage:
+    """All jobs by how they stand; `sizes` are the bytes from which on the classes of size begin, the first of them 0. Uploads
+    are the sources with the prefix `uploads`, each once, however many jobs convert it."""
+    jobs = await sink.query(
+        "SELECT status, error_type, checksum != '' AS uploaded, "
+        "arrayCount(least -> size_bytes >= least, {sizes:Array(UInt64)}) - 1 AS size, count(), sum(size_bytes), "
+        "sum(prepare_ms), sum(convert_ms), sum(verify_ms), sum(took_ms) "
+        f"FROM {sink.qualified('file_jobs')} GROUP BY status, error_type, uploaded, size ORDER BY ALL",
+        sizes=list(sizes),
+    )
+    ((found, size),) = await sink.query(
+        "SELECT count(), sum(size) FROM (SELECT max(source_bytes) AS size "
+        f"FROM {sink.qualified('file_jobs')} WHERE startsWith(source_key, {{uploads:String}}) AND source_bytes > 0 "
+        "GROUP BY source_key)",
+        uploads=uploads,
+    )
+    return FileStorage([FileJobs(*row) for row in jobs], found, size)
+
+
+@dataclass(frozen=True)
 class FileJobState:
     """What ClickHouse shows of a file job."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from streams.files.effects import Abandon, Sweep
 from streams.files.job import Job, What, Work
+from streams.files.sizes import size_class
 from streams.files.state import COURSE_TAG, ORIGIN_TAG, FilesState, key_of, mark, schedule
 from streams.files.waiting import leave
 from streams.runtime.burying import bury_origin
 from topics.files import MAX_ERROR_CHARS, Status
 
 _WHATS = {Status.COMPLETED: What.COMPLETED, Status.FAILED: What.FAILED, Status.CANCELLED: What.CANCELLED}
-_SIZES = ((10 << 20, "under_10mb"), (100 << 20, "under_100mb"))
 
 
 def fail(state: FilesState, job: Job, error_type: str, error: str) -> None:
@@ -84,10 +84,9 @@ def _forget(state: FilesState, job: Job) -> None:
 def _count(state: FilesState, job: Job) -> None:
     """How long the stages took, by the result's size."""
     course = job.course
-    size = course.upload.size_bytes
-    named = next((name for most, name in _SIZES if size < most), "over_100mb")
+    named = size_class(course.upload.size_bytes)
     state.totals[f"results_{named}"] += 1
-    state.totals["result_bytes"] += size
+    state.totals["result_bytes"] += course.upload.size_bytes
     for stage, took_ms in (
         ("prepare", course.prepare_ms),
         ("convert", course.convert_ms),

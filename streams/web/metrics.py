@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 DURABLE_LIMIT_S = 0.1
 #: What the gateway says about a session when it is asked, 99 of 100 answers.
 RESPONSE_LIMIT_S = 0.1
+PRESIGNS, DIRECT_UPLOADS = "sluiceway_gateway_presigns", "sluiceway_gateway_direct_uploads"
 REQUEST_BYTES = "sluiceway_gateway_request_bytes"
 
 
@@ -62,13 +63,13 @@ class FileMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.presigns = Counter(
-            "sluiceway_gateway_presigns",
+            PRESIGNS,
             "Presigned URLs asked for, by outcome: signed, or failed as the store did not answer",
             ("outcome",),
             registry=registry,
         )
         self.uploads = Counter(
-            "sluiceway_gateway_direct_uploads",
+            DIRECT_UPLOADS,
             "Uploads straight to the store: begun, and what was found at their end: stored, missing, mismatch",
             ("outcome",),
             registry=registry,

@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 from streams.web.context import STORAGE, StorageUnknown
 from streams.web.openapi import Endpoints, Json, response
 from streams.web.problems import Problem
+from topics.files import Status
 
 USERS_MAX = 1_000
 _USERS = 100
@@ -70,9 +71,52 @@ endpoints.schemas["AudioStorage"] = {
         },
     },
 }
+_SHARE: Json = {"type": ["number", "null"], "minimum": 0, "maximum": 1}
+_MEAN: Json = {"type": ["number", "null"], "minimum": 0, "description": "null without a result"}
+
+
+def _counts(*names: str, **described: Json) -> Json:
+    """An object of these counts, and of what else is described; all of it is there."""
+    properties: Json = {**dict.fromkeys(names, _COUNT), **described}
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+endpoints.schemas["FileStorage"] = _counts(
+    conversions={**_STORED, "description": "verified results"},
+    uploads={
+        **_STORED,
+        "description": "clients' uploads that a job has found in the store; of others nothing is known",
+    },
+    jobs=_counts(
+        *(status.value for status in Status),
+        success={**_SHARE, "description": "the completed ones of those completed or failed; null without any"},
+    ),
+    verifications={
+        **_counts("passed", "failed", success=_SHARE),
+        "description": "of jobs that are over: an attempt that was not verified, and was followed by one that was, has passed",
+    },
+    failures={"type": "object", "additionalProperties": _COUNT, "description": "failed jobs by type of error"},
+    times={
+        "type": "object",
+        "description": "means of completed jobs by the size of the result (10 and 100 MiB), in milliseconds: of the stages "
+        "of the last attempt, and from accepted to completed",
+        "additionalProperties": _counts(
+            "results", **dict.fromkeys(("prepare_ms", "convert_ms", "verify_ms", "took_ms"), _MEAN)
+        ),
+    },
+    gateway={
+        **_counts(
+            since_ms=_COUNT,
+            presigns=_counts("signed", "failed", success=_SHARE),
+            direct_uploads=_counts("begun", "stored", "missing", "mismatch", success=_SHARE),
+        ),
+        "description": "of the gateway that answers, since it started: URLs signed, and uploads straight to the store as it "
+        "was asked to complete them",
+    },
+)
 endpoints.schemas["StorageStats"] = {
     "type": "object",
-    "required": ["as_of_ms", "objects", "bytes", "cost_per_month", "price_per_gb_month", "prefixes", "audio"],
+    "required": ["as_of_ms", "objects", "bytes", "cost_per_month", "price_per_gb_month", "prefixes", "audio", "files"],
     "properties": {
         "as_of_ms": {**_COUNT, "description": "when ClickHouse was asked"},
         "objects": _COUNT,
@@ -81,6 +125,7 @@ endpoints.schemas["StorageStats"] = {
         "price_per_gb_month": {**_COST, "description": "of 10^9 bytes (SLUICEWAY_STORAGE_PRICE_PER_GB_MONTH)"},
         "prefixes": {"type": "object", "additionalProperties": _STORED, "description": "by the keys' first folder"},
         "audio": {"$ref": "#/components/schemas/AudioStorage"},
+        "files": {"$ref": "#/components/schemas/FileStorage"},
     },
 }
 
@@ -112,7 +157,8 @@ _PARAMETERS: tuple[Json, ...] = (
 async def get_storage_stats(request: web.Request) -> web.Response:
     """Comes from the tables in ClickHouse, which hold the size of every object that a worker has put and verified; the
     bucket itself is not listed, so that asking costs the same whatever it holds. Manifests are among the objects, not
-    among the bytes; what `sluiceway clean` would remove is in neither. 503: ClickHouse does not answer.
+    among the bytes; what `sluiceway clean` would remove is in neither, and what others remove from the bucket stays in both.
+    503: ClickHouse does not answer.
     """
     month, users = request.query.get("month"), request.query.get("users", str(_USERS))
     if month is not None and not _MONTH.fullmatch(month):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from prometheus_client import CollectorRegistry
+
 from compose.commands.status import tasks_of
+from compose.files_figures import gateway_line, own_section
 from compose.files_status import jobs_of
+from streams.web.metrics import FileMetrics
 
 
 def test_ai_tasks_are_summed_over_partitions() -> None:
@@ -50,3 +54,18 @@ def test_file_jobs_are_summed_over_partitions_and_by_the_size_of_their_results()
         "files: 1 results of > 100 MB, on average prepare 0 ms, convert 61,000 ms, verify 0 ms",
         "files: 2 coordinators with 3.5 s of CPU and 200 MB of memory",
     ]
+
+
+def test_of_files_a_gateway_tells_what_it_has_signed_and_found() -> None:
+    registry = CollectorRegistry()
+    counted = FileMetrics(registry)
+    nothing = "gateway: presigned URLs signed none; direct uploads 0 begun, stored in the end none"
+    assert gateway_line(own_section(registry)) == nothing
+    counted.presigns.labels("signed").inc(1_999)
+    counted.presigns.labels("failed").inc()
+    counted.uploads.labels("begun").inc(5)
+    counted.uploads.labels("stored").inc(3)
+    counted.uploads.labels("mismatch").inc()
+    assert gateway_line(own_section(registry)) == (
+        "gateway: presigned URLs signed 99.9% of 2,000; direct uploads 5 begun, stored in the end 75.0% of 4"
+    )
