@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +118,34 @@ def test_a_file_goes_up_is_converted_and_comes_down(run: Run, gateway: httpx.Cli
     assert last.json()["error"]["type"] == "not_media" and "no audio or video" in last.json()["error"]["message"]
     assert last.json()["download_url"] is None
     assert gateway.get("/api/convert/never").status_code == 404
+
+    def counted() -> dict[str, Any]:
+        found: dict[str, Any] = gateway.get("/api/storage/stats").json()["files"]
+        return found
+
+    run.until(
+        lambda: sum(counted()["jobs"][status] for status in ("completed", "failed", "cancelled")) == 3, "all count", 30
+    )
+    files = counted()
+    assert files["conversions"] == {"objects": 1, "bytes": done["size_bytes"]}
+    sent = [tmp_path / name for name in ("my clip.webm", "long.flac", "broken.webm")]
+    assert files["uploads"] == {"objects": 3, "bytes": sum(file.stat().st_size for file in sent)}
+    assert (files["jobs"]["success"], files["failures"]) == (0.5, {"not_media": 1})
+    assert files["verifications"] == {"passed": 1, "failed": 0, "success": 1.0}
+    times = files["times"]["under_10mb"]
+    assert times["results"] == 1 and 0 < times["convert_ms"] < times["took_ms"] < 60_000
+    own = files["gateway"]
+    assert (own["presigns"]["success"], own["direct_uploads"]["stored"]) == (1.0, 3)
+
+    environ = {**os.environ, **replace(run.settings, gateway_port=gateway.base_url.port or 0).environ()}
+    command = [sys.executable, "-m", "compose.cli", "status"]
+    shown = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60).stdout
+    for line in (
+        "files: jobs 0 converting, 0 waiting; 1 completed, 1 failed, 1 cancelled; passed of presigns 100.0% of 3",
+        "files: 1 results of < 10 MB, on average prepare ",
+        "files: 1 coordinators with ",
+        "storage: of file jobs completed 50.0% of 2, of their results verified 100.0% of 1; failed: 1 not_media",
+        "gateway: presigned URLs signed 100.0% of ",
+        "stored in the end 100.0% of 3",
+    ):
+        assert line in " ".join(shown.split()), shown
