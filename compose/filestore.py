@@ -8,6 +8,7 @@ from typing import TypeVar
 from sinks.errors import SinkMismatch, SinkRefused
 from sinks.objects import Bucket, ObjectInfo, UploadLost, multipart_etag
 from sinks.presign import Presigner
+from streams.files.converting import CACHE_CONTROL
 from streams.files.job import Upload
 from streams.files.store import Signed, StoreRefused, UploadGone
 
@@ -41,7 +42,9 @@ class BucketFileStore:
         whole = self._presigner.upload(key, content_type, expires_s=self._expires_s)
         if not in_parts:
             return Signed(whole.url)
-        begin = self._presigner.begin(key, content_type, self._parts, self._part_bytes, expires_s=self._expires_s)
+        begin = self._presigner.begin(
+            key, content_type, self._parts, self._part_bytes, cache_control=CACHE_CONTROL, expires_s=self._expires_s
+        )
         begun = await _asked(begin)
         return Signed(whole.url, {}, tuple(begun.urls), begun.part_bytes, begun.upload_id)
 

@@ -135,15 +135,16 @@ class Presigner:
         *,
         size_bytes: int | None = None,
         metadata: Mapping[str, str] | None = None,
+        cache_control: str | None = None,
         expires_s: int = UPLOAD_S,
     ) -> PresignedParts:
         """Begin a multipart upload and sign the PUT of each of its parts, all of `part_bytes` but the last.
 
-        With `size_bytes` each URL takes exactly its own part's bytes.
+        With `size_bytes` each URL takes exactly its own part's bytes. The object is given with `cache_control`.
         """
         if not 1 <= parts <= PARTS_MAX:
             raise SinkRefused(f"{self._requests.what('begin', key)}: {parts:,} parts are not 1 to {PARTS_MAX:,}")
-        headers = attributes(content_type, metadata)
+        headers = attributes(content_type, metadata) | ({"CacheControl": cache_control} if cache_control else {})
         begun = await self._requests.ask(
             "begin", key, partial(self._client.create_multipart_upload, **self._requests.at(key), **headers)
         )

@@ -122,6 +122,11 @@ class Objects:
         to.write_bytes(self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read())
         return to
 
+    def head(self, key: str) -> dict[str, Any]:
+        """What the store says of an object."""
+        found: dict[str, Any] = self._client.head_object(Bucket=self._bucket, Key=key)
+        return found
+
     def keys(self, prefix: str) -> set[str]:
         """All objects below a prefix."""
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)

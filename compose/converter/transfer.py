@@ -14,7 +14,7 @@ import aiohttp
 from yarl import URL
 
 from compose.converter.foreign import found
-from streams.files.converting import ConversionFailed, ConvertRequest
+from streams.files.converting import CACHE_CONTROL, ConversionFailed, ConvertRequest
 from streams.runtime.addresses import Network
 from topics.files import SentPart
 
@@ -73,7 +73,8 @@ async def upload(
         if request.parts and size > request.part_size:
             parts = await _put_parts(request, file, size, on_share)
             return await asyncio.to_thread(_md5, file), parts
-        headers = {"Content-Type": request.content_type}
+        # Not bound by the signature, which whoever else converts may not know of.
+        headers = {"Content-Type": request.content_type, "Cache-Control": CACHE_CONTROL}
         headers |= {f"x-amz-meta-{name}": value for name, value in request.metadata.items()}
         put = _Put(request.upload_url, file, 0, size, headers, on_share)
         return await _tried("upload", put.send), ()

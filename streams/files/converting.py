@@ -13,6 +13,9 @@ from msgspec import Meta
 
 from topics.files import MAX_PARTS, Count, Md5, SentPart, Stage
 
+#: What a result tells a CDN before the bucket: the object of a key never changes, and a link to it is good for a day.
+CACHE_CONTROL = "public, max-age=86400, immutable"
+
 _Text = Annotated[str, Meta(min_length=1, max_length=4_096)]
 
 

@@ -26,7 +26,7 @@ from compose.converter.scratch import Scratch
 from compose.settings import SettingError, load
 from sinks.objects import PART_BYTES_MIN, Bucket
 from sinks.presign import Presigner
-from streams.files.converting import ConversionFailed, Converter, ConvertRequest, ConvertResult
+from streams.files.converting import CACHE_CONTROL, ConversionFailed, Converter, ConvertRequest, ConvertResult
 from tests.media import describe, make, quiet, silence
 from tests.objectstores import Impatient, ObjectStore, strict
 from topics.files import Stage
@@ -161,6 +161,8 @@ async def test_from_the_bucket_to_the_bucket(bench: Bench, tmp_path: Path, clip:
     assert (found.audio, round(found.seconds, 1)) == ("mp3", 2.0) and abs(result.duration_ms - 2_000) < 100
     info = await bench.bucket.head(KEY)
     assert info is not None and (info.content_type, info.metadata) == ("audio/mpeg", {"job": "j-1"})
+    stored = bench.store.raw().head_object(Bucket="sluiceway", Key=KEY)
+    assert stored["CacheControl"] == CACHE_CONTROL
     assert list(dict.fromkeys(stage for stage, _ in said)) == list(Stage)
     assert said[-1] == (Stage.UPLOADING, 1.0)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from compose.local.stack import LocalStack
+from streams.files.converting import CACHE_CONTROL
 from tests.filesstack import Run, files_run
 from tests.media import describe, make, quiet
 from topics.files_events import JobCompleted, JobFailed
@@ -65,6 +66,7 @@ def test_jobs_are_converted_straight_to_the_bucket(new_run: Callable[..., Run], 
     ):
         end = told[job_id].end
         assert isinstance(end, JobCompleted)
+        assert run.objects.head(end.r2_key)["CacheControl"] == CACHE_CONTROL
         found = describe(run.objects.get(end.r2_key, tmp_path / job_id))
         assert (found.container, found.audio, found.video) == (container, audio, video)
         assert abs(found.seconds - seconds) < 0.2 and abs(end.duration_ms - seconds * 1000) < 200

@@ -72,6 +72,20 @@ async def test_what_is_put_by_url_is_what_its_link_gives(
     assert answer.headers["ETag"].strip('"') == etag
 
 
+async def test_an_object_tells_caches_what_its_upload_said(presigner: Presigner, http: aiohttp.ClientSession) -> None:
+    """A whole upload says it by a header that its signature does not bind, one in parts when it is begun."""
+    said = "public, max-age=9"
+    whole = presigner.upload("converted/whole.mp3", "audio/mpeg")
+    assert (await _put(http, whole.url, DATA, {**whole.headers, "Cache-Control": said}))[0] == 200
+    begun = await presigner.begin("converted/parts.mp3", "audio/mpeg", 1, PART_BYTES_MIN, cache_control=said)
+    status, etag = await _put(http, begun.urls[0], DATA, {})
+    assert status == 200
+    await presigner.complete(begun.key, begun.upload_id, {1: etag})
+    for key in (whole.key, begun.key):
+        status, data, answer = await _get(http, presigner.read(key))
+        assert (status, data, answer.headers["Cache-Control"]) == (200, DATA, said)
+
+
 @pytest.mark.needs("range_status")
 async def test_a_range_is_answered_as_partial_content(
     presigner: Presigner, bucket: Bucket, http: aiohttp.ClientSession
