@@ -8,6 +8,13 @@ from typing import Any, NamedTuple
 import orjson
 from aiohttp import web
 
+#: The header by which a client goes on, in the OpenAPI document.
+LAST_EVENT_ID: dict[str, Any] = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "go on after this event",
+    "schema": {"type": "string"},
+}
 _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 # Neither has an empty line after it, with which some client libraries tell of an event without data.
 _RETRY = b"retry: 1000\n"
@@ -25,6 +32,11 @@ class Told(NamedTuple):
     def encode(self) -> bytes:
         """As `text/event-stream` has it; JSON holds no line break."""
         return b"id: %b\nevent: %b\ndata: %b\n\n" % (self.id.encode(), self.event.encode(), orjson.dumps(self.data))
+
+
+def last_event_id(request: web.Request) -> str:
+    """The last event that a client has; empty without one."""
+    return request.headers.get("Last-Event-ID", "")
 
 
 async def send_events(

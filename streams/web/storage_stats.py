@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-import orjson
 from aiohttp import hdrs, web
 
+from streams.web.answers import json_answer
 from streams.web.context import STORAGE, StorageUnknown
 from streams.web.openapi import Endpoints, Json, response
 from streams.web.problems import Problem
@@ -174,5 +174,4 @@ async def get_storage_stats(request: web.Request) -> web.Response:
             kind="storage-unknown",
             headers={hdrs.RETRY_AFTER: _RETRY_S},
         ) from None
-    headers = {hdrs.CACHE_CONTROL: "no-store"}
-    return web.Response(body=orjson.dumps(found), content_type="application/json", headers=headers)
+    return json_answer(found)

@@ -20,12 +20,12 @@ from streams.ai.model_port import TaskType
 from streams.runtime.addresses import networks
 from streams.web.ai import tasks
 from streams.web.ai.direct import DirectRules, DirectWork
-from streams.web.ai.identity import task_id_of
 from streams.web.ai.keeper import JournalLimits, Keeper
 from streams.web.ai.submission import Asking
 from streams.web.ai.tasks import ArchiveAway, Tasks
 from streams.web.context import Readiness
 from streams.web.gateway import make_gateway
+from streams.web.idempotency import id_of_key
 from streams.web.owner import Owners
 from streams.web.publisher import HeadedRecord, Place, PublishUnavailable
 from tests.unit.test_ai_journal import Echo, Plain
@@ -151,7 +151,7 @@ async def test_a_task_is_recorded_and_told_of(world: World, client: Client) -> N
 
 async def test_a_key_names_one_task(world: World, client: Client) -> None:
     first = await (await client.post("/api/tasks", json=TASK, headers=KEY)).json()
-    assert first["task_id"] == task_id_of("ada", "k 1")
+    assert first["task_id"] == id_of_key("ada", "k 1")
     world.tasks[first["task_id"]]["status"] = "completed"
     again = await client.post("/api/tasks", json=TASK, headers=KEY)
     assert (again.status, await again.json()) == (202, {"task_id": first["task_id"], "status": "completed"})
@@ -174,7 +174,7 @@ async def test_another_body_is_refused_where_this_gateway_knows_the_first(
 
 
 async def test_a_key_that_came_through_another_gateway(world: World, client: Client) -> None:
-    world.knows(Submit(task_id=task_id_of("ada", "k 1"), submitted_ms=1, **TASK))
+    world.knows(Submit(task_id=id_of_key("ada", "k 1"), submitted_ms=1, **TASK))
     assert (await client.post("/api/tasks", json=TASK, headers=KEY)).status == 202
     assert (await client.post("/api/tasks", json={**TASK, "model": "small"}, headers=KEY)).status == 422
     assert world.records == []
@@ -192,7 +192,7 @@ async def test_a_busy_worker_is_not_waited_for(world: World, client: Client) -> 
     assert (again.status, (await again.json())["status"], len(world.records)) == (202, "pending", 3)
     world.prompt.set()
     world.reads = True
-    world.knows(Submit(task_id=task_id_of("ada", "d"), submitted_ms=1, **{**TASK, "question": "how?"}))
+    world.knows(Submit(task_id=id_of_key("ada", "d"), submitted_ms=1, **{**TASK, "question": "how?"}))
     async with asyncio.timeout(5):
         while (await client.post("/api/tasks", json=TASK, headers={"Idempotency-Key": "d"})).status != 422:
             assert len(world.records) <= 4, "once it has answered it is asked again"
@@ -215,7 +215,7 @@ async def test_what_a_gateway_remembers_is_bounded_in_bytes(
 async def test_the_first_record_wins_over_what_a_gateway_recorded_unasked(world: World, client: Client) -> None:
     first, second = TASK, {**TASK, "question": "how?"}
     world.prompt.clear()
-    world.knows(Submit(task_id=task_id_of("ada", "k 1"), submitted_ms=1, **first))
+    world.knows(Submit(task_id=id_of_key("ada", "k 1"), submitted_ms=1, **first))
     world.reads = False
     assert (await client.post("/api/tasks", json=second, headers=KEY)).status == 202, "its fold will refuse it"
     world.prompt.set()
@@ -318,7 +318,7 @@ async def test_a_task_is_done_here_while_kafka_is_away(world: World, journal: Ec
     journal.gate.clear()
     first = await client.post("/api/tasks", json=TASK, headers=KEY)
     task_id = (await first.json())["task_id"]
-    assert first.status == 202 and task_id == task_id_of("ada", "k 1")
+    assert first.status == 202 and task_id == id_of_key("ada", "k 1")
     assert (await client.post("/api/tasks", json=TASK, headers=KEY)).status == 202
     assert (await client.post("/api/tasks", json={**TASK, "question": "how?"}, headers=KEY)).status == 422
     await until(client, task_id, lambda state: state["status"] == "processing")

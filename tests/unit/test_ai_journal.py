@@ -15,9 +15,10 @@ import pytest
 
 from streams.ai.model_port import Asked, Delta, Message, ModelCall, ModelRetryable, TaskType
 from streams.web.ai.direct import DirectRules, DirectWork
-from streams.web.ai.identity import digest_of, new_task_id, task_id_of, valid_key
+from streams.web.ai.identity import digest_of, new_task_id
 from streams.web.ai.journal import Journal, JournalFull, State
 from streams.web.ai.keeper import JournalLimits, Keeper
+from streams.web.idempotency import id_of_key, valid_key
 from streams.web.publisher import HeadedRecord, Place, PublishUnavailable
 from topics.ai import Kind, Outcome, Status, Submit, TaskRecord, Usage, decode
 from topics.ids import valid_id
@@ -94,8 +95,8 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 def test_an_id_derives_from_user_and_key_and_a_digest_from_what_was_asked() -> None:
-    assert task_id_of("ann", "k") == task_id_of("ann", "k")
-    ids = {task_id_of("ann", "k"), task_id_of("ann", "l"), task_id_of("an", "nk"), new_task_id(), new_task_id()}
+    assert id_of_key("ann", "k") == id_of_key("ann", "k")
+    ids = {id_of_key("ann", "k"), id_of_key("ann", "l"), id_of_key("an", "nk"), new_task_id(), new_task_id()}
     assert len(ids) == 5
     assert all(valid_id(name) for name in ids)
     assert digest_of(task(1)) == digest_of(Submit("other", "chat", "ann", "en", "why?", 99))

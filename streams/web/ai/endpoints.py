@@ -5,23 +5,24 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import Any
 
-import orjson
 from aiohttp import hdrs, web
 
 from streams.web.ai.following import ARCHIVED_ID, NoTask, follow
 from streams.web.ai.journal import JournalFull
 from streams.web.ai.submission import submission
 from streams.web.ai.tasks import ArchiveAway, Conflict, Tasks
+from streams.web.answers import json_answer
 from streams.web.context import AI, FOLLOWERS
+from streams.web.idempotency import key_of, key_parameter
 from streams.web.openapi import Endpoints, Json, response
 from streams.web.owner import OwnerAway
 from streams.web.problems import Problem
 from streams.web.publisher import PublishUnavailable
-from streams.web.sse import send_events
+from streams.web.sse import LAST_EVENT_ID, last_event_id, send_events
+from streams.web.unavailable import owner_away, unavailable, unconfirmed
 from topics.ai import Status
 from topics.ids import ID_RULE, valid_id
 
-_RETRY_S = "2"
 _PAGE, _PAGE_MAX = 50, 200
 
 endpoints = Endpoints("tasks")
@@ -112,14 +113,7 @@ def _query(name: str, description: str, schema: Json | None = None) -> Json:
     "POST",
     "/api/tasks",
     summary="Submit a task",
-    parameters=[
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "description": "the client's own name for the task: sent again, it is the same task",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-        }
-    ],
+    parameters=[key_parameter("task")],
     body={
         "required": True,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/NewTask"}}},
@@ -137,7 +131,7 @@ async def post_task(request: web.Request) -> web.Response:
     """
     if request.content_type != "application/json" or hdrs.CONTENT_TYPE not in request.headers:
         raise Problem(415, "Send the task as application/json.")
-    key = request.headers.get("Idempotency-Key")
+    key = key_of(request)
     tasks = request.app[AI]
     submit = await submission(await request.read(), key, tasks.asking)
     try:
@@ -145,13 +139,11 @@ async def post_task(request: web.Request) -> web.Response:
     except Conflict as conflict:
         raise Problem(422, f"{str(conflict).capitalize()}.", kind="idempotency-conflict") from None
     except PublishUnavailable as error:
-        raise _unconfirmed(error) from None
+        raise unconfirmed(error) from None
     except JournalFull as error:
-        raise Problem(
-            503, f"Kafka is away, and {error}.", kind="journal-full", headers={hdrs.RETRY_AFTER: _RETRY_S}
-        ) from None
+        raise unavailable(f"Kafka is away, and {error}.", "journal-full") from None
     headers: dict[str, str] = {hdrs.LOCATION: f"/api/tasks/{task_id}"}
-    return _json({"task_id": task_id, "status": status}, 202, headers)
+    return json_answer({"task_id": task_id, "status": status}, 202, headers)
 
 
 @endpoints.add(
@@ -187,8 +179,8 @@ async def get_tasks(request: web.Request) -> web.Response:
     try:
         tasks, following = await request.app[AI].page({n: v for n, v in wanted.items() if v}, int(limit))
     except OwnerAway as error:
-        raise _away(error) from None
-    return _json({"tasks": tasks, "next_cursor": following})
+        raise owner_away(error) from None
+    return json_answer({"tasks": tasks, "next_cursor": following})
 
 
 @endpoints.add(
@@ -203,7 +195,7 @@ async def get_tasks(request: web.Request) -> web.Response:
 async def get_task(request: web.Request) -> web.Response:
     """Comes from the worker that owns the task; of one that it has forgotten, 7 days after its end, from ClickHouse."""
     task_id = _task_id(request)
-    return _json(await _told(task_id, request.app[AI]))
+    return json_answer(await _told(task_id, request.app[AI]))
 
 
 @endpoints.add(
@@ -224,15 +216,15 @@ async def delete_task(request: web.Request) -> web.Response:
     try:
         state = await request.app[AI].cancel(task_id)
     except PublishUnavailable as error:
-        raise _unconfirmed(error) from None
+        raise unconfirmed(error) from None
     except (OwnerAway, ArchiveAway) as error:
-        raise _away(error) from None
+        raise owner_away(error) from None
     if state is None:
         raise _unknown(task_id)
     status = Status(state["status"])
     if status.final and status is not Status.CANCELLED:
         raise Problem(409, f"Task {task_id} is {status} already.", kind="task-ended")
-    return _json(state, 200 if status.final else 202)
+    return json_answer(state, 200 if status.final else 202)
 
 
 @endpoints.add(
@@ -240,15 +232,7 @@ async def delete_task(request: web.Request) -> web.Response:
     "/api/tasks/{task_id}/events",
     route=r"/api/tasks/{task_id:[^/]*}/events",
     summary="Follow a task (server-sent events)",
-    parameters=[
-        _ID,
-        {
-            "name": "Last-Event-ID",
-            "in": "header",
-            "description": "go on after this event",
-            "schema": {"type": "string"},
-        },
-    ],
+    parameters=[_ID, LAST_EVENT_ID],
     responses={
         200: response("Events `status`, `token`, `result` and `error`", {"type": "string"}, "text/event-stream"),
         204: {"description": "It has ended with the event that was named: do not ask again"},
@@ -260,7 +244,7 @@ async def get_task_events(request: web.Request) -> web.StreamResponse:
     another attempt follows. The stream ends after `result`, `error`, or the `status` cancelled. Every event has an id that
     any gateway goes on from.
     """
-    task_id, last = _task_id(request), request.headers.get("Last-Event-ID", "")
+    task_id, last = _task_id(request), last_event_id(request)
     if last == ARCHIVED_ID:
         return web.Response(status=204)
     tasks, followers = request.app[AI], request.app[FOLLOWERS]
@@ -270,7 +254,7 @@ async def get_task_events(request: web.Request) -> web.StreamResponse:
         except NoTask:
             raise _unknown(task_id) from None
         except (OwnerAway, ArchiveAway) as error:
-            raise _away(error) from None
+            raise owner_away(error) from None
         if first is None and last and Status((await _told(task_id, tasks))["status"]).final:
             return web.Response(status=204)
         return await send_events(request, first, events, breaks=(NoTask, OwnerAway, ArchiveAway))
@@ -292,7 +276,7 @@ async def _told(task_id: str, tasks: Tasks) -> dict[str, Any]:
     try:
         state = await tasks.state(task_id)
     except (OwnerAway, ArchiveAway) as error:
-        raise _away(error) from None
+        raise owner_away(error) from None
     if state is None:
         raise _unknown(task_id)
     return state
@@ -300,26 +284,3 @@ async def _told(task_id: str, tasks: Tasks) -> dict[str, Any]:
 
 def _unknown(task_id: str) -> Problem:
     return Problem(404, f"There is no task {task_id}.")
-
-
-def _away(why: Exception) -> Problem:
-    return Problem(
-        503,
-        f"What is known of it cannot be read now: {why}. Ask again after {_RETRY_S} s.",
-        kind="worker-unavailable",
-        headers={hdrs.RETRY_AFTER: _RETRY_S},
-    )
-
-
-def _unconfirmed(error: PublishUnavailable) -> Problem:
-    return Problem(
-        503,
-        f"{error}. It may be recorded or not: send it again after {_RETRY_S} s, which an Idempotency-Key makes safe.",
-        kind="kafka-unavailable",
-        headers={hdrs.RETRY_AFTER: _RETRY_S},
-    )
-
-
-def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    kept = {hdrs.CACHE_CONTROL: "no-store", **(headers or {})}
-    return web.Response(status=status, body=orjson.dumps(value), content_type="application/json", headers=kept)

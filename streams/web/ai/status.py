@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import orjson
-from aiohttp import hdrs, web
+from aiohttp import web
 
+from streams.web.answers import json_answer
 from streams.web.context import AI
 from streams.web.openapi import Endpoints, Json, response
 from streams.web.owner import OwnerAway
@@ -194,5 +194,4 @@ async def _told(
         told = {"status": "healthy", **about, **figures(await request.app[AI].queues())}
     except OwnerAway as error:
         told = {"status": "unavailable", **about, "detail": str(error)}
-    headers = {hdrs.CACHE_CONTROL: "no-store"}
-    return web.Response(body=orjson.dumps(told), content_type="application/json", headers=headers)
+    return json_answer(told)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from streams.runtime.addresses import Network, url_problem
-from streams.web.ai.identity import KEY_RULE, new_task_id, task_id_of, valid_key
+from streams.web.ai.identity import new_task_id
+from streams.web.idempotency import id_of_key
 from streams.web.problems import Problem
 from topics.ai import MAX_SUBMIT_BYTES, Submit, encode, new_submit
 from topics.malformed import Malformed
@@ -41,15 +42,13 @@ _new_task = msgspec.json.Decoder(NewTask).decode
 
 
 async def submission(body: bytes, key: str | None, asking: Asking) -> Submit:
-    """The task of a request's body and `Idempotency-Key`. Raises Problem, with what is wrong and what to do."""
-    if key is not None and not valid_key(key):
-        raise Problem(400, f"Idempotency-Key must be {KEY_RULE}.", kind="bad-idempotency-key")
+    """The task of a request's body and its idempotency key. Raises Problem, with what is wrong and what to do."""
     if len(body) > MAX_SUBMIT_BYTES:
         raise Problem(413, f"The task has {len(body)} bytes; at most {MAX_SUBMIT_BYTES} are taken.", kind="too-large")
     try:
         asked = _new_task(body)
         fields = msgspec.structs.asdict(asked)
-        task_id = new_task_id() if key is None else task_id_of(asked.user, key)
+        task_id = new_task_id() if key is None else id_of_key(asked.user, key)
     except msgspec.ValidationError as error:
         raise Problem(400, f"The task is not valid: {error}.", kind="invalid-task") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import hdrs, web
 
+from streams.web.answers import json_answer
 from streams.web.audio.recordings import AudioParts
 from streams.web.audio.socket import AudioSocket
 from streams.web.audio.teller import turn_away
@@ -18,11 +19,11 @@ from streams.web.context import AUDIO
 from streams.web.openapi import Endpoints, Json, response
 from streams.web.owner import Answer, OwnerAway
 from streams.web.problems import Problem
+from streams.web.unavailable import RETRY_S, owner_away, store_away
 from topics.audio_events import Manifest, decode_manifest
 from topics.ids import ID_RULE, valid_id
 
 _STOP_S = 8.0
-_RETRY_S = "2"
 
 endpoints = Endpoints("audio")
 _INTEGER: Json = {"type": "integer", "minimum": 0}
@@ -134,7 +135,7 @@ async def get_audio(request: web.Request) -> web.Response:
         manifest = await _manifest(parts, session_id)
         if manifest is None:
             raise _unknown(session_id)
-        return _json(_remembered(manifest))
+        return json_answer(_remembered(manifest))
     return web.Response(body=answer.body, content_type="application/json", headers={hdrs.CACHE_CONTROL: "no-store"})
 
 
@@ -194,7 +195,7 @@ async def get_audio_download(request: web.Request) -> web.Response:
     url = parts.store.link(manifest.recording, parts.link_s, file_name)
     if "application/json" not in request.headers.get(hdrs.ACCEPT, ""):
         return web.Response(status=302, headers={hdrs.LOCATION: url, hdrs.CACHE_CONTROL: "no-store"})
-    return _json(
+    return json_answer(
         {
             "session_id": session_id,
             "recording": manifest.recording,
@@ -224,9 +225,9 @@ async def _asked(parts: AudioParts, session_id: str, path: str = "") -> Answer:
     try:
         answer = await parts.owners.get(session_id, path)
     except OwnerAway as error:
-        raise _away(str(error)) from None
+        raise owner_away(error) from None
     if answer.status not in (200, 204, 404, 422):
-        raise _away(f"its worker is not ready (it answered {answer.status})")
+        raise owner_away(f"its worker is not ready (it answered {answer.status})")
     return answer
 
 
@@ -235,12 +236,7 @@ async def _manifest(parts: AudioParts, session_id: str) -> Manifest | None:
         async with asyncio.timeout(parts.store_timeout_s):
             found = await parts.store.manifest(session_id)
     except TimeoutError:
-        raise Problem(
-            503,
-            f"The object store does not answer; ask again after {_RETRY_S} s.",
-            kind="objects-unavailable",
-            headers={hdrs.RETRY_AFTER: _RETRY_S},
-        ) from None
+        raise store_away() from None
     if found is None:
         return None
     manifest = decode_manifest(found)
@@ -260,7 +256,7 @@ async def _explain_absence(parts: AudioParts, session_id: str) -> None:
         409,
         f"Session {session_id} is {status}: its recording is made once it is closed.",
         kind="no-recording-yet",
-        headers={hdrs.RETRY_AFTER: _RETRY_S},
+        headers={hdrs.RETRY_AFTER: RETRY_S},
     )
 
 
@@ -296,17 +292,3 @@ def _remembered(manifest: Manifest) -> dict[str, Any]:
 
 def _unknown(session_id: str) -> Problem:
     return Problem(404, f"There is no session {session_id}.")
-
-
-def _away(why: str) -> Problem:
-    return Problem(
-        503,
-        f"The session's worker cannot be asked: {why}. Ask again after {_RETRY_S} s.",
-        kind="worker-unavailable",
-        headers={hdrs.RETRY_AFTER: _RETRY_S},
-    )
-
-
-def _json(value: object) -> web.Response:
-    headers = {hdrs.CACHE_CONTROL: "no-store"}
-    return web.Response(body=orjson.dumps(value), content_type="application/json", headers=headers)

@@ -9,21 +9,22 @@ from contextlib import aclosing
 from typing import Annotated, Any
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 from msgspec import Meta
 
 from streams.files.formats import plan
-from streams.web.ai.identity import KEY_RULE, task_id_of, valid_key
+from streams.web.answers import json_answer
 from streams.web.body import json_body, json_request
 from streams.web.context import FILES
 from streams.web.files.jobs import JobConflict
 from streams.web.files.parts import FileParts
-from streams.web.files.uploads import answer
+from streams.web.idempotency import ID_HEX, id_of_key, key_of, key_parameter
 from streams.web.openapi import Endpoints, Json, response
 from streams.web.owner import OwnerAway
 from streams.web.problems import Problem
 from streams.web.publisher import PublishUnavailable
-from streams.web.sse import Told, send_events
+from streams.web.sse import LAST_EVENT_ID, Told, last_event_id, send_events
+from streams.web.unavailable import owner_away, unconfirmed
 from topics.event_ids import EventId, parse_event_id
 from topics.files import MAX_SUBMIT_BYTES, Source, Status, new_submit
 from topics.files_events import (
@@ -40,7 +41,6 @@ from topics.files_events import (
 from topics.ids import ID_RULE, valid_id
 from topics.malformed import Malformed
 
-_RETRY_S = "2"
 _SHOWN = (
     "job_id", "status", "progress", "user", "format", "quality", "file_name", "r2_key", "size_bytes", "checksum",
     "duration_ms", "error", "attempts", "submitted_ms", "started_ms", "finished_ms", "updated_ms",
@@ -111,14 +111,7 @@ _ROUTE = r"/api/convert/{job_id:[^/]*}"
     "POST",
     "/api/convert",
     summary="Convert a file",
-    parameters=[
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "description": "the client's own name for the job: sent again, it is the same job",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-        }
-    ],
+    parameters=[key_parameter("job")],
     body=_new,
     responses={202: response("Kafka has the job", {"$ref": "#/components/schemas/SubmittedJob"})},
     errors=(400, 413, 415, 422, 503),
@@ -128,13 +121,11 @@ async def post_convert(request: web.Request) -> web.Response:
     derives from user and key. 422: the key came with another job before.
     """
     asked = await json_body(request, NewJob, MAX_SUBMIT_BYTES)
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not valid_key(key):
-        raise Problem(400, f"Idempotency-Key must be {KEY_RULE}.", kind="bad-idempotency-key")
+    key = key_of(request)
     planned = plan(asked.format, asked.quality, asked.options)
     if isinstance(planned, Malformed):
         raise Problem(400, f"This cannot be made: {planned.error}.", kind="invalid-job")
-    job_id = "j-" + secrets.token_hex(20) if key is None else task_id_of(asked.user or "", key)
+    job_id = "j-" + secrets.token_hex(ID_HEX // 2) if key is None else id_of_key(asked.user or "", key)
     fields = {name: value for name, value in msgspec.structs.asdict(asked).items() if value is not None}
     submit = new_submit({**fields, "job_id": job_id, "submitted_ms": time.time_ns() // 1_000_000})
     if isinstance(submit, Malformed):
@@ -144,8 +135,8 @@ async def post_convert(request: web.Request) -> web.Response:
     except JobConflict as conflict:
         raise Problem(422, f"{str(conflict).capitalize()}.", kind="idempotency-conflict") from None
     except PublishUnavailable as error:
-        raise _unconfirmed(error) from None
-    return answer({"job_id": job_id, "status": status}, 202)
+        raise unconfirmed(error) from None
+    return json_answer({"job_id": job_id, "status": status}, 202)
 
 
 @endpoints.add(
@@ -159,7 +150,7 @@ async def post_convert(request: web.Request) -> web.Response:
 )
 async def get_convert(request: web.Request) -> web.Response:
     """Comes from the worker that owns the job. The link is signed on each request, is good for 24 hours and needs no key."""
-    return answer(_shown(await _told(request), request.app[FILES]))
+    return json_answer(_shown(await _told(request), request.app[FILES]))
 
 
 @endpoints.add(
@@ -178,12 +169,12 @@ async def delete_convert(request: web.Request) -> web.Response:
     """Its converter is stopped, and what it has uploaded is removed. What has ended stays as it is."""
     state, parts = await _told(request), request.app[FILES]
     if Status(state["status"]).final:
-        return answer(_shown(state, parts))
+        return json_answer(_shown(state, parts))
     try:
         await parts.jobs.cancel(state["job_id"])
     except PublishUnavailable as error:
-        raise _unconfirmed(error) from None
-    return answer(_shown(state, parts), 202)
+        raise unconfirmed(error) from None
+    return json_answer(_shown(state, parts), 202)
 
 
 @endpoints.add(
@@ -191,15 +182,7 @@ async def delete_convert(request: web.Request) -> web.Response:
     "/api/convert/{job_id}/events",
     route=_ROUTE + "/events",
     summary="Follow a conversion (server-sent events)",
-    parameters=[
-        _ID,
-        {
-            "name": "Last-Event-ID",
-            "in": "header",
-            "description": "go on after this event",
-            "schema": {"type": "string"},
-        },
-    ],
+    parameters=[_ID, LAST_EVENT_ID],
     responses={
         200: response("Events `status`, `result` and `error`", {"type": "string"}, "text/event-stream"),
         204: {"description": "It has ended with the event that was named: do not ask again"},
@@ -211,12 +194,12 @@ async def get_convert_events(request: web.Request) -> web.StreamResponse:
     status cancelled. Every event has an id that any gateway goes on from.
     """
     state, parts = await _told(request), request.app[FILES]
-    after = parse_event_id(request.headers.get("Last-Event-ID", ""))
+    after = parse_event_id(last_event_id(request))
     async with aclosing(_followed(state["job_id"], after, parts)) as events:
         try:
             first = await anext(events, None)
         except OwnerAway as error:
-            raise _away(error) from None
+            raise owner_away(error) from None
         if first is None and after is not None and Status(state["status"]).final:
             return web.Response(status=204)
         return await send_events(request, first, events, breaks=(OwnerAway,))
@@ -278,25 +261,7 @@ async def _told(request: web.Request) -> dict[str, Any]:
     try:
         state = await request.app[FILES].jobs.state(job_id)
     except OwnerAway as error:
-        raise _away(error) from None
+        raise owner_away(error) from None
     if state is None:
         raise Problem(404, f"There is no job {job_id}.")
     return state
-
-
-def _away(error: OwnerAway) -> Problem:
-    return Problem(
-        503,
-        f"The job's worker cannot be asked: {error}. Ask again after {_RETRY_S} s.",
-        kind="worker-unavailable",
-        headers={hdrs.RETRY_AFTER: _RETRY_S},
-    )
-
-
-def _unconfirmed(error: PublishUnavailable) -> Problem:
-    return Problem(
-        503,
-        f"{error}. It may be stored: send it again after {_RETRY_S} s, safely with the same Idempotency-Key.",
-        kind="kafka-unavailable",
-        headers={hdrs.RETRY_AFTER: _RETRY_S},
-    )

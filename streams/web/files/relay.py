@@ -13,15 +13,16 @@ from collections.abc import AsyncIterator
 import orjson
 from aiohttp import hdrs, web
 
+from streams.web.answers import json_answer
 from streams.web.context import FILES, REGISTRY
 from streams.web.files.parts import FileParts, Relay, StoredFile, UploadRefused
-from streams.web.files.uploads import CONTENT_TYPE_PATTERN, answer
+from streams.web.files.uploads import CONTENT_TYPE_PATTERN
 from streams.web.openapi import Endpoints, Json, response
 from streams.web.problems import Problem
+from streams.web.unavailable import RETRY_S, unavailable
 from streams.web.usage import measured
 from topics.files_keys import upload_key
 
-_RETRY_S = "2"
 _TYPE = re.compile(CONTENT_TYPE_PATTERN)
 _NAME_MAX = 1_024
 _TOLD_S = 0.25
@@ -82,7 +83,7 @@ async def post_relay(request: web.Request) -> web.Response:
     if stored.size_bytes != size_bytes:
         raise Problem(409, f"The store has {stored.size_bytes:,} bytes of {key}, and {size_bytes:,} were sent.")
     del used["request_bytes"]  # of ended requests, which this one is not yet
-    return answer({"key": key, "bytes": stored.size_bytes, **used})
+    return json_answer({"key": key, "bytes": stored.size_bytes, **used})
 
 
 @endpoints.add(
@@ -125,7 +126,7 @@ def _relay(parts: FileParts) -> Relay:
 
 
 def _busy(what: str) -> Problem:
-    return Problem(503, f"{what}; ask again after {_RETRY_S} s.", headers={hdrs.RETRY_AFTER: _RETRY_S})
+    return unavailable(f"{what}; ask again after {RETRY_S} s.")
 
 
 def _wanted(request: web.Request, bytes_max: int) -> tuple[str, str, int]:
@@ -161,11 +162,9 @@ async def _relayed(request: web.Request, key: str, content_type: str, size_bytes
 
             return await parts.store.relay(key, content_type, size_bytes, blocks())
     except TimeoutError:
-        raise Problem(
-            503,
+        raise unavailable(
             f"Nothing moved for {stalled_s:.0f} s: the file stopped coming, or the object store does not answer.",
-            kind="objects-unavailable",
-            headers={hdrs.RETRY_AFTER: _RETRY_S},
+            "objects-unavailable",
         ) from None
     except UploadRefused as error:
         raise Problem(409, f"The store does not take the file: {error}.") from None

@@ -9,19 +9,19 @@ from collections.abc import Awaitable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-import orjson
 from aiohttp import hdrs, web
 from msgspec import Meta
 
 from streams.files.formats import described
+from streams.web.answers import json_answer
 from streams.web.body import json_body, json_request
 from streams.web.context import FILES
 from streams.web.files.parts import FileParts, StoredFile, UploadRefused, UploadUnknown
 from streams.web.openapi import Endpoints, Json, response
 from streams.web.problems import Problem
+from streams.web.unavailable import store_away
 from topics.files_keys import UPLOADS, safe_file_name, upload_key
 
-_RETRY_S = "2"
 _ID = re.compile(r"[0-9a-f]{24}")
 _SIZE = "size"
 # Python's `$` lets a line break follow; JSON Schema's does not.
@@ -119,7 +119,7 @@ endpoints.schemas["Formats"] = {
 )
 async def get_formats(request: web.Request) -> web.Response:
     """Formats, their qualities, and the options that each takes."""
-    return answer({"formats": described(), "relay": request.app[FILES].relay is not None})
+    return json_answer({"formats": described(), "relay": request.app[FILES].relay is not None})
 
 
 @endpoints.add(
@@ -164,7 +164,7 @@ async def post_uploads(request: web.Request) -> web.Response:
         urls = [{"part_number": number, "upload_url": url} for number, url in enumerate(begun.urls, 1)]
         told |= {"upload_id": begun.upload_id, "part_size": limits.part_bytes, "parts": urls}
     metrics.uploads.labels("begun").inc()
-    return answer(told)
+    return json_answer(told)
 
 
 @endpoints.add(
@@ -191,7 +191,7 @@ async def post_uploads_complete(request: web.Request) -> web.Response:
             parts.metrics.uploads.labels(problem.kind.removeprefix("upload-")).inc()
         raise
     parts.metrics.uploads.labels("stored").inc()
-    return answer({"key": done.key, "size_bytes": found.size_bytes, "etag": found.etag})
+    return json_answer({"key": done.key, "size_bytes": found.size_bytes, "etag": found.etag})
 
 
 def checked(key: str) -> None:
@@ -239,15 +239,4 @@ async def in_time(parts: FileParts, asked: Awaitable[T]) -> T:
         async with asyncio.timeout(parts.store_timeout_s):
             return await asked
     except TimeoutError:
-        raise Problem(
-            503,
-            f"The object store does not answer; ask again after {_RETRY_S} s.",
-            kind="objects-unavailable",
-            headers={hdrs.RETRY_AFTER: _RETRY_S},
-        ) from None
-
-
-def answer(value: object, status: int = 200) -> web.Response:
-    """JSON that nobody keeps."""
-    headers = {hdrs.CACHE_CONTROL: "no-store"}
-    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json", headers=headers)
+        raise store_away() from None
