@@ -92,7 +92,7 @@ class ProcessConverter:
         )
         complaints = asyncio.create_task(_complaints(process))
         try:
-            return await _listen(
+            return await listen(
                 process, Work(request, str(folder), self._limits, self._networks), complaints, on_progress
             )
         finally:
@@ -101,11 +101,13 @@ class ProcessConverter:
             await asyncio.shield(asyncio.gather(process.wait(), complaints))
 
 
-async def _listen(
+async def listen(
     process: asyncio.subprocess.Process, work: Work, complaints: asyncio.Task[str], on_progress: OnProgress
 ) -> ConvertResult:
+    """Tell a child what to do, and hear what comes of it. Raises ConversionFailed."""
     assert process.stdin is not None and process.stdout is not None
-    with suppress(ConnectionError):
+    # Of a process that has died meanwhile; uvloop has the second for a pipe that is closed already.
+    with suppress(ConnectionError, RuntimeError):
         process.stdin.write(msgspec.json.encode(work))
         await process.stdin.drain()
         process.stdin.close()
