@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
@@ -12,6 +13,12 @@ from topics.headers import Headers, header
 from topics.malformed import Malformed, decoded
 
 T = TypeVar("T")
+
+#: Objects and arrays in each other, in any field, known or not.
+DEPTH_MAX = 32
+# One that does not end goes to the end, so that no byte is looked at twice.
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_BRACKET = re.compile(rb"[][{}]")
 
 
 class Reason(StrEnum):
@@ -43,16 +50,32 @@ def type_of(headers: Headers, types: Collection[bytes]) -> bytes | Malformed:
 
 
 def value_of(decoder: msgspec.json.Decoder[T], value: bytes | None) -> T | Malformed:
-    """A record's value, as `decoded`; it must be there, and all of it UTF-8."""
+    """A record's value, as `decoded`; it must be there, all of it UTF-8, and nested no deeper than DEPTH_MAX.
+
+    How deep a decoder goes depends on how deep it is called, and what was taken once must be read again at a restore.
+    """
     if not value:
         return Malformed(Reason.EMPTY, "the record has no value")
     try:
         value.decode()  # the decoder passes over what it does not need, UTF-8 or not
     except UnicodeDecodeError as error:
         return Malformed(Reason.NOT_JSON, str(error))
+    if _deeper(value, DEPTH_MAX):
+        return Malformed(Reason.NOT_JSON, f"the record is nested deeper than {DEPTH_MAX}")
     return decoded(decoder, value)
 
 
 def invalid(error: str) -> Malformed:
     """A value that is JSON, but not as it has to be."""
     return Malformed(Reason.INVALID, error)
+
+
+def _deeper(value: bytes, most: int) -> bool:
+    if value.count(b"[") + value.count(b"{") <= most:
+        return False
+    depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", value)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > most:
+            return True
+    return False
