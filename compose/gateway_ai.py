@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from typing import Any
 
 import structlog
 
 from compose.ai_model import ai_model, ai_model_names, ai_prompts
 from compose.ai_stream import ai_limits
 from compose.ai_webhooks import webhook_networks
+from compose.archived import InClickHouse
 from compose.kafka import ai_publisher, kafka_access
 from compose.settings import Settings
 from compose.worker import clickhouse
 from sinks.backoff import Backoff
-from sinks.clickhouse.queries import ai_task
-from sinks.clickhouse.sink import ClickHouseSink
-from sinks.errors import SinkRefused, SinkUnavailable
 from streams.ai.model_port import Model
 from streams.ai.segments import split
 from streams.runtime.owners import OwnersTail
@@ -26,14 +22,11 @@ from streams.web.ai.followers import Followers
 from streams.web.ai.journal import JournalFull
 from streams.web.ai.keeper import Keeper
 from streams.web.ai.submission import Asking
-from streams.web.ai.tasks import ArchiveAway, Tasks
+from streams.web.ai.tasks import Tasks
 from streams.web.owner import Owners
 from streams.web.tail import TopicTail
 from topics.ai import MAX_RECORD_BYTES
 from topics.specs import AI_RESULTS
-
-#: How long ClickHouse may take to tell of a task.
-ARCHIVE_S = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +47,7 @@ class GatewayAi:
         self._owners = Owners("ai", url_of, self._publisher.partitions)
         self._model = ai_model(settings)
         self._journal = Keeper(settings.data_dir / "journal", self._publisher, _direct_work(settings, self._model))
-        archive = _InClickHouse(self._sink)
+        archive = InClickHouse(self._sink)
         self.tasks = Tasks(self._publisher, self._owners, url_of, archive, _asking(settings), self._journal)
 
     async def start(self) -> None:
@@ -100,37 +93,3 @@ def _asking(settings: Settings) -> Asking:
         webhooks=bool(settings.ai_webhook_secret),
         webhook_networks=webhook_networks(settings),
     )
-
-
-class _InClickHouse:
-    """Implements `streams.web.ai.tasks.TaskArchive`."""
-
-    def __init__(self, sink: ClickHouseSink) -> None:
-        self._sink = sink
-
-    async def task(self, task_id: str) -> dict[str, Any] | None:
-        """See `TaskArchive`."""
-        try:
-            async with asyncio.timeout(ARCHIVE_S):
-                row = await ai_task(self._sink, task_id)
-        except (SinkUnavailable, SinkRefused, TimeoutError) as error:
-            raise ArchiveAway(f"ClickHouse does not answer ({str(error) or type(error).__name__})") from error
-        return None if row is None else _described(row)
-
-
-def _described(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as the task's owner described it."""
-    prompt, completion, cost_micros = (row.pop(n) for n in ("prompt_tokens", "completion_tokens", "cost_micros"))
-    error_type, error = row.pop("error_type"), row.pop("error")
-    return {
-        **row,
-        "result": row["result"] if row["status"] == "completed" else None,
-        "partial": None,
-        "error": {"type": error_type, "message": error} if error_type else None,
-        "usage": {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "cost": cost_micros / 1_000_000,
-        },
-    }

@@ -8,9 +8,10 @@ from contextlib import suppress
 
 from prometheus_client import CollectorRegistry
 
+from compose.archived import InClickHouse
 from compose.kafka import files_publisher, kafka_access
 from compose.settings import Settings
-from compose.worker import bucket, presigner
+from compose.worker import bucket, clickhouse, presigner
 from sinks.errors import SinkMismatch, SinkRefused
 from sinks.objects import Bucket, ObjectInfo, Upload, UploadLost, part_bytes_for
 from sinks.presign import Presigner
@@ -107,7 +108,8 @@ class GatewayFiles:
             return owner.url if owner is not None else None
 
         self._owners = Owners("files", url_of, self._publisher.partitions)
-        jobs = Jobs(self._publisher, self._owners)
+        self._sink = clickhouse(settings)
+        jobs = Jobs(self._publisher, self._owners, InClickHouse(self._sink))
         self._tail = TopicTail(kafka_access(settings).aiokafka(), FILES_PROGRESS, jobs.note)
         self.parts = FileParts(
             BucketFiles(self._bucket, presigner(settings, self._bucket)),
@@ -133,6 +135,7 @@ class GatewayFiles:
         await self._owners.close()
         await self._publisher.close()
         await self._bucket.close()
+        await self._sink.close()
 
 
 async def _numbered(blocks: AsyncIterator[bytes], part_bytes: int) -> AsyncIterator[tuple[int, bytes]]:

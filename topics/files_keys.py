@@ -41,6 +41,11 @@ def converted_key(submitted_ms: int, job_id: str, term: int, attempt: int, file_
     return f"{CONVERTED}{submitted_ms}_{random}_{safe_file_name(file_name)}"
 
 
+def converted_name(key: str) -> str:
+    """The file name in a key that `converted_key` made."""
+    return key.removeprefix(CONVERTED).split("_", 2)[2]
+
+
 def upload_key(upload_id: str, file_name: str) -> str:
     """Where a client's own upload lies."""
     return f"{UPLOADS}{upload_id}/{safe_file_name(file_name)}"

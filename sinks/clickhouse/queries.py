@@ -35,6 +35,28 @@ _AI_TASK = (
     "webhook",
 )
 
+_FILE_JOB = (
+    "job_id",
+    "status",
+    "progress",
+    "user",
+    "format",
+    "quality",
+    "r2_key",
+    "size_bytes",
+    "checksum",
+    "duration_ms",
+    "error_type",
+    "error",
+    "attempts",
+    "lost_attempts",
+    "submitted_ms",
+    "accepted_ms",
+    "started_ms",
+    "finished_ms",
+    "updated_ms",
+)
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -247,11 +269,20 @@ async def ai_task_texts(sink: ClickHouseSink, task_id: str) -> tuple[str, str] |
 
 async def ai_task(sink: ClickHouseSink, task_id: str) -> dict[str, Any] | None:
     """The row of an AI task by the names of its columns, times in milliseconds; None when there is none."""
+    return await _row(sink, "ai_tasks_rows", "task_id", task_id, _AI_TASK)
+
+
+async def file_job(sink: ClickHouseSink, job_id: str) -> dict[str, Any] | None:
+    """The row of a file job by the names of its columns, times in milliseconds; None when there is none."""
+    return await _row(sink, "file_jobs_rows", "job_id", job_id, _FILE_JOB)
+
+
+async def _row(sink: ClickHouseSink, table: str, key: str, value: str, columns: Sequence[str]) -> dict[str, Any] | None:
+    """The newest row of a key."""
     rows = await sink.query(
-        f"SELECT {', '.join(_AI_TASK)} FROM {sink.qualified('ai_tasks_rows')} FINAL WHERE task_id = {{task_id:String}}",
-        task_id=task_id,
+        f"SELECT {', '.join(columns)} FROM {sink.qualified(table)} FINAL WHERE {key} = {{value:String}}", value=value
     )
-    return dict(zip(_AI_TASK, rows[0], strict=True)) if rows else None
+    return dict(zip(columns, rows[0], strict=True)) if rows else None
 
 
 async def progress(sink: ClickHouseSink) -> Sequence[Progress]:

@@ -14,6 +14,10 @@ class OwnerAway(Exception):
     """The owner did not answer in time, or has not come as far as was asked for."""
 
 
+class ArchiveAway(Exception):
+    """ClickHouse, which knows what owners have forgotten, cannot be asked now."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the owner's endpoint said."""

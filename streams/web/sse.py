@@ -15,6 +15,8 @@ LAST_EVENT_ID: dict[str, Any] = {
     "description": "go on after this event",
     "schema": {"type": "string"},
 }
+#: The id of the end of what its owner has forgotten, and ClickHouse knows.
+ARCHIVED_ID = "archived"
 _HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 # Neither has an empty line after it, with which some client libraries tell of an event without data.
 _RETRY = b"retry: 1000\n"

@@ -159,7 +159,7 @@ async def flowing(browser: BrowserContext, relay: Relay | None = None) -> AsyncI
     async with TestServer(held) as bucket, TestServer(owner) as owning:
         store.url = str(bucket.make_url("")).rstrip("/")
         owners = Owners("files", lambda partition: str(owning.make_url("")).rstrip("/"), partitions)
-        jobs, registry = Jobs(worker, owners), CollectorRegistry()
+        jobs, registry = Jobs(worker, owners, worker), CollectorRegistry()
         limits = UploadLimits(parts_above_bytes=1 << 20, part_bytes=1 << 20)
         parts = FileParts(store, jobs, FileMetrics(registry), limits, relay=relay)
         app = make_gateway(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import httpx
 import pytest
 from httpx_sse import ServerSentEvent, connect_sse
 
+from compose.archived import InClickHouse
 from compose.local.stack import LocalStack
+from compose.worker import clickhouse
 from tests.audiostack import Gateway
 from tests.filesstack import Run, files_run
 from tests.media import describe, make, quiet
@@ -69,6 +72,15 @@ def followed(gateway: httpx.Client, job_id: str, last_id: str = "") -> list[Serv
     headers = {"Last-Event-ID": last_id} if last_id else {}
     with connect_sse(gateway, "GET", f"/api/convert/{job_id}/events", headers=headers) as source:
         return list(source.iter_sse()) if source.response.status_code == 200 else []
+
+
+async def archived(run: Run, job_id: str) -> dict[str, Any]:
+    """A job as ClickHouse keeps it."""
+    sink = clickhouse(run.settings)
+    try:
+        return await InClickHouse(sink).job(job_id) or {}
+    finally:
+        await sink.close()
 
 
 def test_a_file_goes_up_is_converted_and_comes_down(run: Run, gateway: httpx.Client, tmp_path: Path) -> None:
@@ -136,6 +148,12 @@ def test_a_file_goes_up_is_converted_and_comes_down(run: Run, gateway: httpx.Cli
     assert times["results"] == 1 and 0 < times["convert_ms"] < times["took_ms"] < 60_000
     own = files["gateway"]
     assert (own["presigns"]["success"], own["direct_uploads"]["stored"]) == (1.0, 3)
+
+    for ended in (job_id, endless, broken):
+        kept, owner = asyncio.run(archived(run, ended)), run.state(ended)
+        if ended != job_id:
+            assert kept.pop("file_name") is None, "only the key of a result has it"
+        assert kept == {name: owner[name] for name in kept}, "what is kept is what the owner says until it forgets"
 
     environ = {**os.environ, **replace(run.settings, gateway_port=gateway.base_url.port or 0).environ()}
     command = [sys.executable, "-m", "compose.cli", "status"]

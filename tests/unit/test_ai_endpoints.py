@@ -22,11 +22,11 @@ from streams.web.ai import tasks
 from streams.web.ai.direct import DirectRules, DirectWork
 from streams.web.ai.keeper import JournalLimits, Keeper
 from streams.web.ai.submission import Asking
-from streams.web.ai.tasks import ArchiveAway, Tasks
+from streams.web.ai.tasks import Tasks
 from streams.web.context import Readiness
 from streams.web.gateway import make_gateway
 from streams.web.idempotency import id_of_key
-from streams.web.owner import Owners
+from streams.web.owner import ArchiveAway, Owners
 from streams.web.publisher import HeadedRecord, Place, PublishUnavailable
 from tests.unit.test_ai_journal import Echo, Plain
 from tests.unit.test_gateway import KeptRecords, problem

@@ -30,7 +30,7 @@ from streams.web.files.parts import (
 )
 from streams.web.gateway import make_gateway
 from streams.web.metrics import FileMetrics
-from streams.web.owner import Owners
+from streams.web.owner import ArchiveAway, Owners
 from streams.web.publisher import HeadedRecord, Place, PublishUnavailable
 from tests.unit.test_gateway import KeptRecords, problem
 from topics.event_ids import parse_event_id
@@ -96,11 +96,13 @@ class Store:
 
 @dataclass
 class Worker:
-    """`files.jobs.v1` and the worker that owns it: what was written to it, and what it answers."""
+    """`files.jobs.v1`, the worker that owns it, and ClickHouse: what was written, what the worker answers, and what is kept of
+    jobs that it has forgotten."""
 
     records: list[JobRecord] = field(default_factory=list)
     states: dict[str, dict[str, Any]] = field(default_factory=dict)
     events: dict[str, list[JobEvent]] = field(default_factory=dict)
+    kept: dict[str, dict[str, Any]] | None = field(default_factory=dict)
     applied: int = 0
     trouble: str = ""
     speaks: asyncio.Event = field(default_factory=asyncio.Event)
@@ -124,7 +126,14 @@ class Worker:
             return web.json_response({"job_id": job_id, "status": "unknown", "applied": self.applied}, status=404)
         return web.json_response(self.states[job_id])
 
+    async def job(self, job_id: str) -> dict[str, Any] | None:
+        if self.kept is None:
+            raise ArchiveAway("ClickHouse is away")
+        return self.kept.get(job_id)
+
     async def told(self, request: web.Request) -> web.Response:
+        if request.match_info["job_id"] not in self.states:
+            return await self.state(request)
         after = parse_event_id(request.query.get("after", ""))
         events = [e for e in self.events.get(request.match_info["job_id"], []) if after is None or e.id > after]
         return web.json_response({"events": [json.loads(encode_event(event)) for event in events]})
@@ -145,7 +154,7 @@ async def jobs(worker: Worker) -> AsyncIterator[Jobs]:
     app.router.add_get("/files/jobs/{job_id}/events", worker.told)
     async with TestServer(app) as server:
         owners = Owners("files", lambda partition: str(server.make_url("")).rstrip("/"), partitions, timeout_s=30.0)
-        yield Jobs(worker, owners)
+        yield Jobs(worker, owners, worker)
         await owners.close()
 
 
@@ -474,6 +483,36 @@ async def test_a_result_has_a_link_and_what_is_over_is_not_cancelled(client: Any
     for path, status in (("/api/convert/other", 404), ("/api/convert/no%20id", 400), ("/api/convert/x/events", 404)):
         await problem(answer := await client.get(path))
         assert answer.status == status
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
+async def test_what_the_worker_has_forgotten_is_in_clickhouse(client: Any, worker: Worker, status: str) -> None:
+    result = {"r2_key": "converted/1_a_x.mp3" if status == "completed" else None}
+    worker.kept = {"old": {**DONE, **result, "job_id": "old", "status": status}}
+    for answer in (await client.get("/api/convert/old"), await client.delete("/api/convert/old")):
+        state = await answer.json()
+        assert (answer.status, state["status"], "archived" in state) == (200, status, False)
+        assert (state["download_url"] is not None) is (status == "completed")
+    assert worker.records == []
+    async with asyncio.timeout(2), client.get("/api/convert/old/events") as answer:
+        told = await answer.content.read()
+    name = {"completed": b"result", "failed": b"error", "cancelled": b"status"}[status]
+    assert told.startswith(b"retry: 1000\nid: archived\nevent: " + name) and told.count(b"id: ") == 1
+    last = await client.get("/api/convert/old/events", headers={"Last-Event-ID": "archived"})
+    assert last.status == 204
+    worker.kept = None
+    for path in ("/api/convert/old", "/api/convert/old/events"):
+        answer = await client.get(path)
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
+
+
+async def test_who_follows_a_job_is_let_go_when_its_worker_forgets_it(client: Any, worker: Worker, jobs: Jobs) -> None:
+    worker.states["j"] = {**DONE, "status": "converting", "r2_key": None}
+    async with asyncio.timeout(5), client.get("/api/convert/j/events") as answer:
+        assert await answer.content.readline() == b":\n"
+        del worker.states["j"]
+        jobs.note(b"j", None)
+        assert b"event" not in await answer.content.read()
 
 
 async def test_kafka_away_promises_nothing(client: Any, worker: Worker) -> None:

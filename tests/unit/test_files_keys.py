@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sinks.presign import PublicDomain, content_disposition
-from topics.files_keys import NAME_BYTES_MAX, converted_key, renamed, safe_file_name, upload_key
+from topics.files_keys import NAME_BYTES_MAX, converted_key, converted_name, renamed, safe_file_name, upload_key
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,8 @@ def test_a_link_to_the_public_domain_has_the_token_of_cloudflares_rule() -> None
 def test_a_disposition_is_one_header_line_whatever_the_name() -> None:
     assert content_disposition("a.mp3") == 'attachment; filename="a.mp3"'
     assert content_disposition('a"\r\n.mp3') == "attachment; filename=\"a___.mp3\"; filename*=UTF-8''a%22%0D%0A.mp3"
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "_a__b_.mp3", "\u00fc/x_1.mp3", ""])
+def test_the_key_of_a_result_has_its_file_name(name: str) -> None:
+    assert converted_name(converted_key(1_700, "j", 1, 1, name)) == safe_file_name(name)

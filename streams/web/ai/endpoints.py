@@ -7,18 +7,18 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from streams.web.ai.following import ARCHIVED_ID, NoTask, follow
+from streams.web.ai.following import NoTask, follow
 from streams.web.ai.journal import JournalFull
 from streams.web.ai.submission import submission
-from streams.web.ai.tasks import ArchiveAway, Conflict, Tasks
+from streams.web.ai.tasks import Conflict, Tasks
 from streams.web.answers import json_answer
 from streams.web.context import AI, FOLLOWERS
 from streams.web.idempotency import key_of, key_parameter
 from streams.web.openapi import Endpoints, Json, response
-from streams.web.owner import OwnerAway
+from streams.web.owner import ArchiveAway, OwnerAway
 from streams.web.problems import Problem
 from streams.web.publisher import PublishUnavailable
-from streams.web.sse import LAST_EVENT_ID, last_event_id, send_events
+from streams.web.sse import ARCHIVED_ID, LAST_EVENT_ID, last_event_id, send_events
 from streams.web.unavailable import owner_away, unavailable, unconfirmed
 from topics.ai import Status
 from topics.ids import ID_RULE, valid_id

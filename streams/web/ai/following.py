@@ -16,6 +16,7 @@ from streams.web.ai.journal import State
 from streams.web.ai.live import state_of
 from streams.web.ai.tasks import Tasks
 from streams.web.ai.told import Told
+from streams.web.sse import ARCHIVED_ID
 from topics.ai import Status
 from topics.ai_events import (
     FINAL_EVENTS,
@@ -30,8 +31,6 @@ from topics.event_ids import EventId, parse_event_id
 
 #: A silent follower's owner is asked again this often, and its client is sent a comment.
 LOOK_S = 5.0
-#: The id of the end of a task that its owner has forgotten.
-ARCHIVED_ID = "archived"
 #: The ids of what a gateway tells of its own work begin so; the end of what it did in another life.
 JOURNAL_ID = "journal-"
 ENDED_ID = "journal-ended"

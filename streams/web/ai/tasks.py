@@ -43,10 +43,6 @@ class Conflict(Exception):
     """The same idempotency key came with another body before."""
 
 
-class ArchiveAway(Exception):
-    """ClickHouse cannot be asked now."""
-
-
 class TaskArchive(Protocol):
     """Where tasks are that their owners have forgotten."""
 

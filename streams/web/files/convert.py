@@ -20,10 +20,10 @@ from streams.web.files.jobs import JobConflict
 from streams.web.files.parts import FileParts
 from streams.web.idempotency import ID_HEX, id_of_key, key_of, key_parameter
 from streams.web.openapi import Endpoints, Json, response
-from streams.web.owner import OwnerAway
+from streams.web.owner import ArchiveAway, OwnerAway
 from streams.web.problems import Problem
 from streams.web.publisher import PublishUnavailable
-from streams.web.sse import LAST_EVENT_ID, Told, last_event_id, send_events
+from streams.web.sse import ARCHIVED_ID, LAST_EVENT_ID, Told, last_event_id, send_events
 from streams.web.unavailable import owner_away, unconfirmed
 from topics.event_ids import EventId, parse_event_id
 from topics.files import MAX_SUBMIT_BYTES, Source, Status, new_submit
@@ -149,7 +149,9 @@ async def post_convert(request: web.Request) -> web.Response:
     errors=(400, 404, 503),
 )
 async def get_convert(request: web.Request) -> web.Response:
-    """Comes from the worker that owns the job. The link is signed on each request, is good for 24 hours and needs no key."""
+    """Comes from the worker that owns the job; of one that it has forgotten, 7 days after its end, from ClickHouse. The link
+    is signed on each request, is good for 24 hours and needs no key.
+    """
     return json_answer(_shown(await _told(request), request.app[FILES]))
 
 
@@ -193,16 +195,18 @@ async def get_convert_events(request: web.Request) -> web.StreamResponse:
     """Each `status` has `status` and `progress`. The stream ends after `result` (the job as `GET` shows it), `error`, or the
     status cancelled. Every event has an id that any gateway goes on from.
     """
-    state, parts = await _told(request), request.app[FILES]
-    after = parse_event_id(last_event_id(request))
-    async with aclosing(_followed(state["job_id"], after, parts)) as events:
+    last, parts = last_event_id(request), request.app[FILES]
+    if last == ARCHIVED_ID:
+        return web.Response(status=204)
+    state, after = await _told(request), parse_event_id(last)
+    async with aclosing(_followed(state, after, parts)) as events:
         try:
             first = await anext(events, None)
-        except OwnerAway as error:
+        except (OwnerAway, ArchiveAway) as error:
             raise owner_away(error) from None
         if first is None and after is not None and Status(state["status"]).final:
             return web.Response(status=204)
-        return await send_events(request, first, events, breaks=(OwnerAway,))
+        return await send_events(request, first, events, breaks=(OwnerAway, ArchiveAway))
 
 
 async def end_streams(app: web.Application) -> None:
@@ -210,8 +214,13 @@ async def end_streams(app: web.Application) -> None:
     app[FILES].jobs.stop()
 
 
-async def _followed(job_id: str, after: EventId | None, parts: FileParts) -> AsyncGenerator[Told | None, None]:
-    async with aclosing(parts.jobs.follow(job_id, after)) as events:
+async def _followed(
+    state: dict[str, Any], after: EventId | None, parts: FileParts
+) -> AsyncGenerator[Told | None, None]:
+    if "archived" in state and Status(state["status"]).final:
+        yield _end(ARCHIVED_ID, state, parts)
+        return
+    async with aclosing(parts.jobs.follow(state["job_id"], after)) as events:
         async for event in events:
             yield None if event is None else await _event(event, parts)
 
@@ -223,8 +232,7 @@ async def _event(event: JobEvent, parts: FileParts) -> Told:
         case JobCompleted() | JobFailed():
             state = await parts.jobs.state(event.job_id)
             assert state is not None, "a job that was told to have ended is known"
-            name = "result" if isinstance(event, JobCompleted) else "error"
-            return Told(str(event.id), name, _shown(state, parts), final=True)
+            return _end(str(event.id), state, parts)
         case JobCancelled():
             return Told(str(event.id), "status", {**data, "status": Status.CANCELLED}, final=True)
         case AttemptDiscarded():
@@ -241,6 +249,18 @@ async def _event(event: JobEvent, parts: FileParts) -> Told:
         case _:
             data |= {"status": Status.ACCEPTED, "attempt": event.attempt}
     return Told(str(event.id), "status", data)
+
+
+def _end(event_id: str, state: dict[str, Any], parts: FileParts) -> Told:
+    """The last event, of a job that is over."""
+    match state["status"]:
+        case Status.COMPLETED:
+            return Told(event_id, "result", _shown(state, parts), final=True)
+        case Status.FAILED:
+            return Told(event_id, "error", _shown(state, parts), final=True)
+        case _:
+            data = {name: state[name] for name in ("job_id", "progress", "status")}
+            return Told(event_id, "status", data, final=True)
 
 
 def _shown(state: dict[str, Any], parts: FileParts) -> dict[str, Any]:
@@ -260,7 +280,7 @@ async def _told(request: web.Request) -> dict[str, Any]:
         raise Problem(400, f"{job_id[:100]!a} is no job id: {ID_RULE}.")
     try:
         state = await request.app[FILES].jobs.state(job_id)
-    except OwnerAway as error:
+    except (OwnerAway, ArchiveAway) as error:
         raise owner_away(error) from None
     if state is None:
         raise Problem(404, f"There is no job {job_id}.")

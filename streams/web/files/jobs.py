@@ -35,6 +35,13 @@ class JobLog(Protocol):
         """Write records of one key; where the first lies. Raises PublishUnavailable."""
 
 
+class JobArchive(Protocol):
+    """Where jobs are that their owners have forgotten."""
+
+    async def job(self, job_id: str) -> dict[str, Any] | None:
+        """A job as its owner described it; None when there is none. Raises ArchiveAway."""
+
+
 class JobConflict(Exception):
     """The idempotency key was used for another job."""
 
@@ -42,9 +49,10 @@ class JobConflict(Exception):
 class Jobs:
     """Submits, asks after, cancels and follows jobs."""
 
-    def __init__(self, log: JobLog, owners: Owners) -> None:
+    def __init__(self, log: JobLog, owners: Owners, archive: JobArchive) -> None:
         self._log = log
         self._owners = owners
+        self._archive = archive
         # What was submitted here, for as long as its owner may not have read it.
         self._recent: OrderedDict[str, tuple[Submit, Place, int]] = OrderedDict()
         self._recent_bytes = 0
@@ -65,26 +73,32 @@ class Jobs:
         return Status.ACCEPTED
 
     async def state(self, job_id: str) -> dict[str, Any] | None:
-        """What the job's owner says of it; None if there is none. Raises OwnerAway."""
+        """What the job's owner says of it, or ClickHouse where that has forgotten it: then `archived` is true. None if there
+        is none. Raises OwnerAway, ArchiveAway."""
         answer = await self._ask(job_id)
         told: dict[str, Any] = orjson.loads(answer.body)
         if answer.status == 200:
             return told
         recent = self._unread(job_id, told["applied"])
-        return None if recent is None else _accepted(recent)
+        if recent is not None:
+            return _accepted(recent)
+        kept = await self._archive.job(job_id)
+        return kept and {**kept, "archived": True}
 
     async def cancel(self, job_id: str) -> None:
         """Record that nobody wants the result. Raises PublishUnavailable."""
         await self._append(Cancel(job_id))
 
     async def follow(self, job_id: str, after: EventId | None) -> AsyncGenerator[JobEvent | None, None]:
-        """The job's events after one, as they are committed, up to its end; None when nothing came for a while, and at first
-        where there is nothing to tell yet. Raises OwnerAway.
+        """The job's events after one, as they are committed, up to its end, or until its owner has forgotten it; None when
+        nothing came for a while, and at first where there is nothing to tell yet. Raises OwnerAway.
         """
         with self._listening(job_id) as bell:
             while not self._stopped:
                 bell.clear()
                 events = await self._events(job_id, after)
+                if events is None:
+                    return
                 for event in events:
                     yield event
                     after = event.id
@@ -119,9 +133,13 @@ class Jobs:
             if not self._bells[job_id]:
                 del self._bells[job_id]
 
-    async def _events(self, job_id: str, after: EventId | None) -> list[JobEvent]:
+    async def _events(self, job_id: str, after: EventId | None) -> list[JobEvent] | None:
+        """None where the owner knows no such job, and none is to come."""
         answer = await self._ask(job_id, f"/events?after={after}" if after else "/events")
-        return _events(orjson.dumps(orjson.loads(answer.body)["events"])) if answer.status == 200 else []
+        told = orjson.loads(answer.body)
+        if answer.status == 200:
+            return _events(orjson.dumps(told["events"]))
+        return None if self._unread(job_id, told["applied"]) is None else []
 
     async def _known(self, job_id: str) -> tuple[Submit, Status] | None:
         """What was submitted under this id and how it stands: in its owner's words, or while that is silent in those of
