@@ -40,6 +40,6 @@ async def found(
             if isinstance(error.os_error, NotPublic):
                 raise ConversionFailed("address_not_public", f"the source's URL: {error.os_error}") from None
             raise
-        except (aiohttp.InvalidURL, UnicodeError):
+        except ValueError:
             raise ConversionFailed("bad_url", "the source's URL: it, or where it redirects to, is none") from None
     raise ConversionFailed("too_many_redirects", f"the source redirects more than {REDIRECTS_MAX} times")

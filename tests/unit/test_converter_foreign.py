@@ -36,6 +36,8 @@ async def server() -> AsyncIterator[str]:
                 raise web.HTTPFound(f"http://127.0.0.2:{request.url.port}/ok")
             case ["file"]:
                 raise web.HTTPFound("file:///etc/passwd")
+            case ["broken"]:
+                return web.Response(status=302, headers={"Location": "http://[::1/"})
             case ["loop"]:
                 raise web.HTTPTemporaryRedirect("/loop")
             case ["endless"]:
@@ -73,6 +75,7 @@ async def test_what_a_url_leads_to_is_fetched(server: str, tmp_path: Path, path:
         ("/away", "address_not_public"),
         ("/to/away", "address_not_public"),
         ("/file", "bad_url"),
+        ("/broken", "bad_url"),
         ("/loop", "too_many_redirects"),
         ("/endless", "source_too_large"),
         ("/forbidden", "source_refused"),
