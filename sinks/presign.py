@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from botocore.exceptions import ClientError
 
@@ -70,11 +70,11 @@ class PublicDomain:
 
     def link(self, key: str, now_s: int) -> str:
         """The object's address; its token counts from `now_s` (Unix seconds)."""
-        path = "/" + quote(key, safe="/-_.~")
+        url = f"{self.base_url.rstrip('/')}/{quote(key, safe='/-_.~')}"
         if not self.secret:
-            return self.base_url.rstrip("/") + path
-        mac = hmac.new(self.secret.encode(), f"{path}{now_s}".encode(), hashlib.sha256).digest()
-        return f"{self.base_url.rstrip('/')}{path}?verify={now_s}-{quote(base64.b64encode(mac).decode(), safe='')}"
+            return url
+        mac = hmac.new(self.secret.encode(), f"{urlsplit(url).path}{now_s}".encode(), hashlib.sha256).digest()
+        return f"{url}?verify={now_s}-{quote(base64.b64encode(mac).decode(), safe='')}"
 
 
 class Presigner:

@@ -56,9 +56,11 @@ def test_a_replay_names_the_same_key_and_another_attempt_another_one() -> None:
     assert renamed("no extension", "mp3") == "no_extension.mp3"
 
 
-def test_a_link_to_the_public_domain_has_the_token_of_cloudflares_rule() -> None:
-    link = urlsplit(PublicDomain("https://files.example.com/", "secret").link("converted/1_a_Ü b.mp3", 1_700_000_000))
-    assert (link.netloc, link.path) == ("files.example.com", "/converted/1_a_%C3%9C%20b.mp3")
+@pytest.mark.parametrize("folder", ["", "/a/b"])
+def test_a_link_to_the_public_domain_has_the_token_of_cloudflares_rule(folder: str) -> None:
+    domain = PublicDomain(f"https://files.example.com{folder}/", "secret")
+    link = urlsplit(domain.link("converted/1_a_Ü b.mp3", 1_700_000_000))
+    assert (link.netloc, link.path) == ("files.example.com", f"{folder}/converted/1_a_%C3%9C%20b.mp3")
     stamp, _, mac = link.query.removeprefix("verify=").partition("-")
     wanted = hmac.new(b"secret", f"{link.path}{stamp}".encode(), hashlib.sha256).digest()
     assert stamp == "1700000000" and base64.b64decode(unquote(mac)) == wanted
