@@ -33,8 +33,8 @@ _Place = tuple[str, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class OutsideLimits:
-    """A source of more than `parts_above_bytes` may give a result that goes in parts. Progress is told every `progress_s` at
-    most. `backoff_s` gives the pause after so many failures, jitter included."""
+    """A source of more than `parts_above_bytes`, and any by URL, may give a result that goes in parts. Progress is told every
+    `progress_s` at most. `backoff_s` gives the pause after so many failures, jitter included."""
 
     source_bytes: int = 2 << 30
     parts_above_bytes: int = 100 << 20
@@ -141,7 +141,9 @@ class FilesOutside(Reporting):
         self._seat.reach("prepare.before")
         source_url, source_bytes = await self._source(job)
         key, content_type = job.key(*place[1:]), plan.format.content_type
-        signed = await self._world.store.sign(key, content_type, source_bytes > self._world.limits.parts_above_bytes)
+        # Of a URL nobody knows how large what it gives is.
+        large = job.submit.source.url is not None or source_bytes > self._world.limits.parts_above_bytes
+        signed = await self._world.store.sign(key, content_type, large)
         self._say(Prepared(*place, source_bytes, signed.upload_id, _ms_since(began)))
         self._seat.reach("prepare.after")
         began = time.monotonic()

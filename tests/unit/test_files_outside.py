@@ -18,7 +18,7 @@ from streams.files.store import Signed, StoreRefused, UploadGone
 from streams.runtime.outside import Seat
 from tests.filesfold import MD5, RULES, World, submit
 from topics import files
-from topics.files import AttemptFailed, Converted, Idle, Owner, Prepared, Progressed, Stage, Swept, Verified
+from topics.files import AttemptFailed, Converted, Idle, Owner, Prepared, Progressed, Source, Stage, Swept, Verified
 from topics.malformed import Malformed
 
 DEADLINE_S = 10.0
@@ -137,10 +137,10 @@ class Bench:
         yield from self.world.inflight
 
 
-def _bench(*script: Any, jobs: str = "a", **other: Any) -> Bench:
-    world = World(replace(RULES, concurrency=8, per_user=8))
+def _bench(*script: Any, jobs: str = "a", url: str | None = None, **other: Any) -> Bench:
+    world = World(replace(RULES, concurrency=8, per_user=8, urls=True))
     for job_id in jobs:
-        world.say(submit(job_id))
+        world.say(submit(job_id, **({"source": Source(url=url)} if url else {})))
     while world.folded < len(world.log) or world.reports:
         world.read()
         world.flush()
@@ -168,9 +168,12 @@ async def test_an_attempt_is_prepared_converted_and_verified() -> None:
     assert bench.scripted.finished == [(request.upload_key, None)]
 
 
-@pytest.mark.parametrize(("size", "in_parts"), [(100 << 20, False), ((100 << 20) + 1, True)])
-async def test_what_may_be_large_goes_in_parts(size: int, in_parts: bool) -> None:
-    bench = _bench(size=size)
+@pytest.mark.parametrize(
+    ("size", "url", "in_parts"),
+    [(100 << 20, None, False), ((100 << 20) + 1, None, True), (None, "https://example.com/a", True)],
+)
+async def test_what_may_be_large_goes_in_parts(size: int | None, url: str | None, in_parts: bool) -> None:
+    bench = _bench(size=size, url=url)
     _begin(bench)
     prepared, _ = await bench.done()
     assert bench.scripted.in_parts == [in_parts]
