@@ -17,16 +17,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from playwright.async_api import BrowserContext, Page, expect
-from prometheus_client import CollectorRegistry
 
-from streams.web.context import Readiness
 from streams.web.files.jobs import Jobs
-from streams.web.files.parts import FileParts, Relay, SignedParts, SignedUpload, StoredFile, UploadLimits
-from streams.web.gateway import make_gateway
-from streams.web.metrics import FileMetrics
-from streams.web.owner import Owners
-from tests.unit.test_files_endpoints import DONE, Store, Worker
-from tests.unit.test_gateway import KeptRecords
+from streams.web.files.parts import Relay, SignedParts, SignedUpload, StoredFile, UploadLimits
+from tests.filesweb import DONE, Store, Worker, file_gateway, jobs_of
 from topics.files import Cancel, Stage, Submit
 from topics.files_events import (
     JobAccepted,
@@ -145,27 +139,13 @@ async def relaying(browser: BrowserContext) -> AsyncIterator[Flow]:
 async def flowing(browser: BrowserContext, relay: Relay | None = None) -> AsyncIterator[Flow]:
     """The page, opened, at a gateway that relays or does not."""
 
-    async def readiness() -> Readiness:
-        return Readiness(True)
-
-    async def partitions() -> int:
-        return 1
-
     store, worker = HttpStore(), Worker()
-    held, owner = web.Application(client_max_size=32 << 20), web.Application()
+    held = web.Application(client_max_size=32 << 20)
     held.router.add_route("*", "/{key:.*}", store.serve)
-    owner.router.add_get("/files/jobs/{job_id}", worker.state)
-    owner.router.add_get("/files/jobs/{job_id}/events", worker.told)
-    async with TestServer(held) as bucket, TestServer(owner) as owning:
+    async with TestServer(held) as bucket, jobs_of(worker) as jobs:
         store.url = str(bucket.make_url("")).rstrip("/")
-        owners = Owners("files", lambda partition: str(owning.make_url("")).rstrip("/"), partitions)
-        jobs, registry = Jobs(worker, owners, worker), CollectorRegistry()
         limits = UploadLimits(parts_above_bytes=1 << 20, part_bytes=1 << 20)
-        parts = FileParts(store, jobs, FileMetrics(registry), limits, relay=relay)
-        app = make_gateway(
-            publisher=KeptRecords(), readiness=readiness, registry=registry, version="1", api_key="k", file_parts=parts
-        )
-        async with TestServer(app) as server:
+        async with TestServer(file_gateway(store, jobs, limits, relay, api_key="k")) as server:
             page = browser.pages[0]
             troubles: list[str] = []
             page.on("pageerror", lambda error: troubles.append(str(error)))
@@ -176,7 +156,6 @@ async def flowing(browser: BrowserContext, relay: Relay | None = None) -> AsyncI
             yield Flow(store, worker, jobs, page)
             await page.goto("about:blank")
             assert troubles == []
-        await owners.close()
 
 
 async def _start(flow: Flow, data: bytes, name: str = "My clip ü.webm") -> None:

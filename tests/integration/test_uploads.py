@@ -11,18 +11,12 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.client import URL
 from aiohttp.test_utils import TestClient, TestServer
-from prometheus_client import CollectorRegistry
 
 from compose.gateway_files import BucketFiles
 from sinks.objects import PART_BYTES_MIN, Bucket
 from sinks.presign import Presigner
-from streams.web.context import Readiness
-from streams.web.files.jobs import Jobs
-from streams.web.files.parts import FileParts, Relay, UploadLimits
-from streams.web.gateway import make_gateway
-from streams.web.metrics import FileMetrics
-from tests.unit.test_files_endpoints import jobs, worker  # noqa: F401
-from tests.unit.test_gateway import KeptRecords
+from streams.web.files.parts import Relay, UploadLimits
+from tests.filesweb import Worker, file_gateway, jobs_of
 
 pytestmark = pytest.mark.stack
 
@@ -32,15 +26,10 @@ WEBM = "video/webm"
 
 
 @pytest.fixture
-async def gateway(bucket: Bucket, jobs: Jobs) -> AsyncIterator[Client]:  # noqa: F811
-    async def readiness() -> Readiness:
-        return Readiness(True)
-
-    registry = CollectorRegistry()
+async def gateway(bucket: Bucket) -> AsyncIterator[Client]:
+    store = BucketFiles(bucket, Presigner(bucket))
     limits = UploadLimits(parts_above_bytes=1 << 20, part_bytes=PART_BYTES_MIN)
-    parts = FileParts(BucketFiles(bucket, Presigner(bucket)), jobs, FileMetrics(registry), limits, relay=Relay())
-    app = make_gateway(publisher=KeptRecords(), readiness=readiness, registry=registry, version="1", file_parts=parts)
-    async with TestClient(TestServer(app)) as client:
+    async with jobs_of(Worker()) as jobs, TestClient(TestServer(file_gateway(store, jobs, limits, Relay()))) as client:
         yield client
 
 
