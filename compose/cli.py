@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from compose.commands.bench import bench
-from compose.commands.clean import clean
-from compose.commands.converter import converter
-from compose.commands.demo import demo
-from compose.commands.dlq import dlq
-from compose.commands.gateway import gateway
-from compose.commands.replay_log import replay_log
-from compose.commands.send_audio import send_audio
-from compose.commands.settings import settings
-from compose.commands.status import status
-from compose.commands.up import up
-from compose.commands.validate import validate
-from compose.commands.worker import worker
 from compose.settings import SettingError
 
+#: In the order in which help lists them. Each is the function, or the group, of that name in its module.
+COMMANDS = (
+    "up",
+    "gateway",
+    "worker",
+    "converter",
+    "replay-log",
+    "send-audio",
+    "validate",
+    "demo",
+    "status",
+    "clean",
+    "settings",
+    "bench",
+    "dlq",
+)
+
+
+class _Commands(TyperGroup):
+    """Imports a command once it is asked for: together they take over a second, which every process would pay."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        name = cmd_name.replace("-", "_")
+        found = getattr(import_module(f"compose.commands.{name}"), name)
+        holder = typer.Typer(add_completion=False, rich_markup_mode=None)
+        if isinstance(found, typer.Typer):
+            holder.add_typer(found, name=cmd_name)
+        else:
+            holder.command(cmd_name)(found)
+        return typer.main.get_group(holder).commands[cmd_name]
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     help="An event-sourced stream processor.",
@@ -33,12 +61,6 @@ app = typer.Typer(
 @app.callback()
 def _root() -> None:
     """Sluiceway: Kafka in, exact rollups in ClickHouse and objects in R2 out."""
-
-
-for command in (up, gateway, worker, converter, replay_log, send_audio, validate, demo, status, clean, settings):
-    app.command()(command)
-app.add_typer(bench, name="bench")
-app.add_typer(dlq, name="dlq")
 
 
 def main() -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
+from compose.clients import bucket
 from compose.kafka import kafka_access
 from compose.settings import Settings
-from compose.worker import STREAMS, bucket
+from compose.stream_processes import STREAMS
 from sinks.objects import Bucket
 from streams.runtime.admin import TopicAdmin
 from streams.runtime.letters import LetterLog

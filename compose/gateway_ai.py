@@ -12,7 +12,6 @@ from compose.ai_webhooks import webhook_networks
 from compose.archived import InClickHouse
 from compose.kafka import ai_publisher, kafka_access
 from compose.settings import Settings
-from compose.worker import clickhouse
 from sinks.backoff import Backoff
 from streams.ai.model_port import Model
 from streams.ai.segments import split

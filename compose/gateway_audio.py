@@ -5,9 +5,9 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from compose.audiostore import BucketRecordings
+from compose.clients import bucket, presigner
 from compose.kafka import audio_publisher, kafka_access
 from compose.settings import Settings
-from compose.worker import bucket, presigner
 from streams.runtime.owners import OwnersTail
 from streams.web.audio.hub import Hub
 from streams.web.audio.owner import AudioOwners

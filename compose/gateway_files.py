@@ -9,9 +9,9 @@ from contextlib import suppress
 from prometheus_client import CollectorRegistry
 
 from compose.archived import InClickHouse
+from compose.clients import bucket, clickhouse, presigner
 from compose.kafka import files_publisher, kafka_access
 from compose.settings import Settings
-from compose.worker import bucket, clickhouse, presigner
 from sinks.errors import SinkMismatch, SinkRefused
 from sinks.objects import Bucket, ObjectInfo, Upload, UploadLost, part_bytes_for
 from sinks.presign import Presigner

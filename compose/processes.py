@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from compose.local.process import check_port, dying_with_parent, free_port
 from compose.settings import Settings
+from compose.stream_processes import settings_of_each, stop_within_s
 from compose.supervisor import Child, Supervisor
-from compose.worker import settings_of_each, stop_within_s
 
 
 class Processes:

@@ -22,10 +22,10 @@ import soundfile
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from compose.clients import bucket
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
 from compose.settings import Settings
-from compose.worker import bucket
 from tests.audio import ogg_packets
 from tests.chaos.workers import ROOT, Worker
 from tests.streamrun import StreamRun, emptied, end

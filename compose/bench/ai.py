@@ -23,11 +23,12 @@ from compose.bench.redis_server import Redis
 from compose.bench.result import BenchFailed, Line, Result, Skipped
 from compose.bench.systems import CELERY, measure_program
 from compose.bench.worker import MeasuredWorker
+from compose.clients import clickhouse
 from compose.figures import quantile
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
 from compose.settings import Settings
-from compose.worker import clickhouse, traffic
+from compose.traffic_stream import traffic
 from streams.ai.model_port import Asked, Part
 from streams.ai.prompts import ShippedPrompts
 from topics.ai_events import FINAL_EVENTS, TaskCompleted, TextWritten

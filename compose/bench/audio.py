@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import msgspec
 import soundfile
 
+from compose.audio_stream import audio
 from compose.bench import cores
 from compose.bench.audio_load import OPENED_PER_S, Plan
 from compose.bench.audio_report import Found
@@ -34,11 +35,12 @@ from compose.bench.process import cpu_s
 from compose.bench.result import BenchFailed
 from compose.bench.voice import CHUNK_BYTES, Voice
 from compose.bench.worker import MeasuredWorker
+from compose.clients import bucket
 from compose.figures import bucket_quantile, buckets, since, total
 from compose.local.process import dying_with_parent, free_port
 from compose.local.stack import LocalStack
 from compose.settings import Settings
-from compose.worker import audio, bucket, traffic
+from compose.traffic_stream import traffic
 from streams.audio.held import CHUNK_OVERHEAD
 from topics.audio_events import Manifest, decode_manifest, manifest_key
 

@@ -20,10 +20,11 @@ from compose.bench.cores import busy_s
 from compose.bench.events import Filling, Positions, filled, make_topics, shape_of
 from compose.bench.result import BenchFailed, Result
 from compose.bench.worker import MeasuredWorker
+from compose.clients import clickhouse
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
 from compose.settings import Settings
-from compose.worker import clickhouse, traffic
+from compose.traffic_stream import traffic
 from sinks.clickhouse.sink import ClickHouseSink
 from topics.specs import changelog_name
 

@@ -22,12 +22,13 @@ from compose.bench.events import make_topics, shape_of
 from compose.bench.full_job import Say
 from compose.bench.result import BenchFailed
 from compose.bench.worker import MeasuredWorker
+from compose.clients import clickhouse
 from compose.figures import quantile
 from compose.local.generate import generate_events
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
 from compose.settings import Settings
-from compose.worker import clickhouse, traffic
+from compose.traffic_stream import traffic
 
 MARKER_EVERY_S = 0.2
 _PATHS = 300

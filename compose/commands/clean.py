@@ -15,9 +15,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from compose.cleaning import Cleaner, Swept
 from compose.cleaning_files import FilesCleaner
+from compose.clients import bucket, clickhouse
 from compose.logs import set_up_logs
 from compose.settings import Settings, load
-from compose.worker import bucket, clickhouse
 from sinks.errors import SinkRefused, SinkUnavailable
 from topics.audio_events import AUDIO_PREFIX
 

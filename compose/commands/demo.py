@@ -17,6 +17,7 @@ import psutil
 import typer
 from rich.console import Console
 
+from compose.clients import clickhouse
 from compose.demo.ai import SETTINGS as AI_SETTINGS
 from compose.demo.ai import run_ai
 from compose.demo.audio import SETTINGS as AUDIO_SETTINGS
@@ -30,7 +31,7 @@ from compose.local.stack import LocalStack
 from compose.logs import set_up_logs
 from compose.processes import Processes
 from compose.settings import Settings, load
-from compose.worker import STREAMS, clickhouse
+from compose.stream_processes import STREAMS
 
 READY_S = 180.0
 

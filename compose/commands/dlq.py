@@ -21,7 +21,7 @@ from rich.table import Table
 from compose.dlq import Dlq, DlqError, Found, Plan, Wanted, parse_time, utc
 from compose.logs import set_up_logs
 from compose.settings import load
-from compose.worker import STREAMS
+from compose.stream_processes import STREAMS
 from sinks.errors import SinkRefused, SinkUnavailable
 from topics.deadletters import Letter, LetterId, parse_id
 

@@ -14,6 +14,7 @@ import structlog
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
+from compose.clients import bucket, clickhouse, presigner
 from compose.gateway_ai import GatewayAi
 from compose.gateway_audio import GatewayAudio
 from compose.gateway_files import GatewayFiles
@@ -22,7 +23,6 @@ from compose.logs import set_up_logs
 from compose.loop import allow_open_files, run_loop
 from compose.settings import SettingError, Settings, load
 from compose.storage import StorageFigures
-from compose.worker import bucket, clickhouse, presigner
 from sinks.errors import SinkRefused
 from streams.runtime.owners import OwnersTail
 from streams.web.context import EventLimits, Readiness

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compose.audio_status import gateway_figures, gateway_line, worker_figures, worker_lines
+from compose.clients import clickhouse
 from compose.files_figures import gateway_line as files_gateway_line
 from compose.files_figures import gateway_section
 from compose.files_status import jobs_of
@@ -24,7 +25,6 @@ from compose.kafka import kafka_access
 from compose.logs import set_up_logs
 from compose.settings import Settings, load
 from compose.storage import storage_document, storage_lines
-from compose.worker import clickhouse
 from sinks.clickhouse.queries import progress
 from sinks.errors import SinkRefused, SinkUnavailable
 from streams.runtime.owners import Owner, current_owners

@@ -16,7 +16,7 @@ from compose.local.stack import LocalStack
 from compose.logs import set_up_logs
 from compose.processes import Processes
 from compose.settings import Settings, load
-from compose.worker import STREAMS, stream_names
+from compose.stream_processes import STREAMS, stream_names
 
 #: How often a server of the stack that died is started again, at least.
 _REVIVE_PAUSE_S = 5.0

@@ -9,8 +9,8 @@ import typer
 
 from compose.logs import set_up_logs
 from compose.settings import load
+from compose.stream_processes import STREAMS, settings_of_each, stop_within_s, stream_names
 from compose.supervisor import Child, Supervisor, die_with_parent
-from compose.worker import STREAMS, run_stream, settings_of_each, stop_within_s, stream_names
 
 
 def worker(
@@ -23,6 +23,9 @@ def worker(
     names = stream_names(streams)
     if child:
         die_with_parent()
+        # The supervisor does without the streams, and is up in a moment.
+        from compose.worker import run_stream
+
         run_stream(names[0], settings)
         return
     command = [sys.executable, "-m", "compose.cli", "worker", "--child", "--streams"]

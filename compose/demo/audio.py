@@ -16,12 +16,12 @@ from confluent_kafka import Producer
 
 from compose.audio_client import AudioSender, SendFailed, Sent
 from compose.audio_source import SourceError, read_chunks
+from compose.clients import bucket
 from compose.demo.audio_truth import FoundAudio, SentAudio, audio_differences, md5_of
 from compose.demo.speech import LONG, SHORT, opus_file, speech_file
 from compose.ffmpeg import FfmpegFailed
 from compose.processes import Processes
 from compose.settings import Settings
-from compose.worker import bucket
 from sinks.clickhouse.sink import ClickHouseSink
 from streams.audio.containers.ogg_opus import OggOpusReader
 from topics import audio, specs

@@ -15,13 +15,13 @@ from typing import Any
 from aiohttp import ClientError, ClientSession
 from yarl import URL
 
+from compose.clients import bucket
 from compose.demo.client import Event, Refused, client, followed, json_of, posted
 from compose.demo.clip import Media, clip_file, media_of
 from compose.demo.files_truth import FoundFiles, Result, file_differences
 from compose.ffmpeg import FfmpegFailed
 from compose.kafka import kafka_access
 from compose.settings import Settings
-from compose.worker import bucket
 from sinks.clickhouse.sink import ClickHouseSink
 from streams.runtime.changelog import read_changelog
 from topics import specs

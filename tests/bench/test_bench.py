@@ -22,19 +22,15 @@ def lines_of(*arguments: str) -> list[dict[str, Any]]:
 
 
 def test_the_full_job_and_systems_beside_it_give_a_line_each() -> None:
-    found = {line["system"]: line for line in lines_of("traffic", "--quick", "--systems", "sluiceway,bare-dedup,faust")}
+    lines = lines_of("traffic", "--quick", "--duplicates", "0.2", "--systems", "sluiceway,bare-dedup,faust")
+    found = {line["system"]: line for line in lines}
     own, bare, faust = found["sluiceway"], found["bare loop"], found["Faust 0.15.3"]
-    assert own["events"] == own["ids"] == 100_000
+    assert own["events"] == 100_000
+    assert 79_000 < own["ids"] < 85_000, "events that repeat others are read, and held once"
     assert 0 < own["cpu_s"] <= own["seconds"]
     assert own["events_per_s"] > faust["events_per_s"] > 0
     assert bare["cpu_us_per_event"] > 0
     assert [line["events_per_s"] for line in found.values() if line.get("quoted")] == [57_000, 61_000]
-
-
-def test_repeated_events_are_read_but_held_once() -> None:
-    own = lines_of("traffic", "--events", "20000", "--duplicates", "0.2", "--systems", "sluiceway")[0]
-    assert own["events"] == 20_000
-    assert 15_000 < own["ids"] < 17_500
 
 
 def test_every_marker_of_a_latency_run_is_seen() -> None:

@@ -113,13 +113,13 @@ def retry_after_fence() -> None:
 
 def forget_early() -> None:
     """An id is dropped after an hour, though an event bearing it is accepted for three days."""
-    stream = composed.STREAMS["traffic"]
+    stream_of = composed.stream_of
 
-    def hasty(settings: Settings, *sinks: Any) -> Any:
+    def hasty(name: str, settings: Settings, *sinks: Any) -> Any:
         object.__setattr__(settings, "traffic_dedup_h", 1)
-        return stream(settings, *sinks)
+        return stream_of(name, settings, *sinks)
 
-    composed.STREAMS["traffic"] = hasty
+    composed.stream_of = hasty
 
 
 KINDS: dict[str, Callable[[], None]] = {

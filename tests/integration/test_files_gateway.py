@@ -16,8 +16,8 @@ import pytest
 from httpx_sse import ServerSentEvent, connect_sse
 
 from compose.archived import InClickHouse
+from compose.clients import clickhouse
 from compose.local.stack import LocalStack
-from compose.worker import clickhouse
 from tests.audiostack import Gateway
 from tests.filesstack import Run, files_run
 from tests.media import describe, make, quiet

@@ -20,7 +20,7 @@ import pytest
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
 from compose.settings import Settings
-from compose.worker import STREAMS
+from compose.stream_processes import STREAMS
 from streams.audio.containers.wav import wav_of
 from tests.audio import sound
 from tests.pipes import first_line

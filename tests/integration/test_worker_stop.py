@@ -18,7 +18,7 @@ from compose.local.process import free_port
 from compose.local.server import Server
 from compose.local.stack import LocalStack
 from compose.settings import Settings
-from compose.worker import stop_within_s
+from compose.stream_processes import stop_within_s
 from tests.chaos.driver import PARTITIONS, Run, chaos_run, made_up
 from tests.chaos.source import GROUP
 from tests.chaos.workers import SUPERVISED, Worker

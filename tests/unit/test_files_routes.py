@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from compose.clients import bucket
 from compose.files_stream import files as composed
 from compose.settings import SettingError, Settings
-from compose.worker import bucket
 from streams.files.routes import FilesRoutes
 from streams.runtime.outside import Seat
 from tests.filesfold import World, submit

@@ -9,7 +9,7 @@ import pytest
 from compose.local.stack import LocalStack
 from compose.processes import Processes
 from compose.settings import Settings, load
-from compose.worker import settings_of_each
+from compose.stream_processes import settings_of_each
 
 STREAMS = ["traffic", "audio", "ai", "files"]
 

@@ -10,9 +10,9 @@ import pytest
 import typer.main
 from typer.core import TyperGroup
 
-from compose.cli import app
+from compose.cli import COMMANDS, app
 from compose.settings import PREFIX, Settings
-from compose.worker import STREAMS
+from compose.stream_processes import STREAMS
 from sinks.clickhouse.schema import shipped
 from topics import specs
 
@@ -46,9 +46,9 @@ def test_every_command_named_exists_with_its_options() -> None:
     root = typer.main.get_command(app)
     assert isinstance(root, TyperGroup)
     calls = re.findall(r"(?:^|[\s/])sluiceway +([a-z][a-z-]*)([^\n|]*)", _code(), re.MULTILINE)
-    assert {name for name, _ in calls} == root.commands.keys()
+    assert {name for name, _ in calls} == set(COMMANDS)
     for name, rest in calls:
-        command = root.commands[name]
+        command = root.get_command(typer.Context(root), name)
         inner = command.commands.values() if isinstance(command, TyperGroup) else [command]
         known = {option for c in inner for parameter in c.params for option in parameter.opts}
         assert set(re.findall(r"(?<=\s)--[a-z-]+", rest)) - known == set(), f"sluiceway {name}{rest}"
