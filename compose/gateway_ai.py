@@ -10,6 +10,7 @@ from compose.ai_model import ai_model, ai_model_names, ai_prompts
 from compose.ai_stream import ai_limits
 from compose.ai_webhooks import webhook_networks
 from compose.archived import InClickHouse
+from compose.clients import clickhouse
 from compose.kafka import ai_publisher, kafka_access
 from compose.settings import Settings
 from sinks.backoff import Backoff
