@@ -63,6 +63,13 @@ class Owners:
         """The partition of a key. Raises OwnerAway."""
         return partition_of(key.encode(), await self.partitions())
 
+    async def about(self, key: str, path: str) -> Answer:
+        """What the owner of a key answers of it: 200, or 404 for what it does not know. Raises OwnerAway."""
+        answer = await self.get(await self.partition_of(key), path)
+        if answer.status not in (200, 404):
+            raise OwnerAway(f"its worker is not ready (it answered {answer.status})")
+        return answer
+
     async def get(self, partition: int, path: str) -> Answer:
         """What the owner of a partition answers now. Raises OwnerAway."""
         url = self._url_of(partition)

@@ -18,7 +18,6 @@ from prometheus_client import CollectorRegistry
 
 from streams.ai.model_port import TaskType
 from streams.runtime.addresses import networks
-from streams.web.ai import tasks
 from streams.web.ai.direct import DirectRules, DirectWork
 from streams.web.ai.keeper import JournalLimits, Keeper
 from streams.web.ai.submission import Asking
@@ -196,20 +195,6 @@ async def test_a_busy_worker_is_not_waited_for(world: World, client: Client) -> 
     async with asyncio.timeout(5):
         while (await client.post("/api/tasks", json=TASK, headers={"Idempotency-Key": "d"})).status != 422:
             assert len(world.records) <= 4, "once it has answered it is asked again"
-
-
-async def test_what_a_gateway_remembers_is_bounded_in_bytes(
-    world: World, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tasks, "_RECENT_BYTES_MAX", 4_000)
-    world.reads = False
-    world.status = 503
-    for name in ("a", "b", "c", "d"):
-        body = {**TASK, "question": "why?" * 100}
-        assert (await client.post("/api/tasks", json=body, headers={"Idempotency-Key": name})).status == 202
-    for name, status in (("d", 422), ("c", 422), ("a", 202)):
-        answer = await client.post("/api/tasks", json=TASK, headers={"Idempotency-Key": name})
-        assert answer.status == status, name
 
 
 async def test_the_first_record_wins_over_what_a_gateway_recorded_unasked(world: World, client: Client) -> None:

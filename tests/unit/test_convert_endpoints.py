@@ -15,7 +15,7 @@ from streams.web.files.jobs import Jobs
 from streams.web.files.parts import UploadLimits
 from tests.filesweb import DONE, KEY, Store, Worker, file_gateway, jobs_of
 from tests.unit.test_gateway import problem
-from topics.files import Cancel, Source, Stage, Submit
+from topics.files import Cancel, Stage, Submit
 from topics.files_events import JobAccepted, JobCompleted, JobFailed, JobProgressed
 
 JOB = {"source": {"key": KEY}, "format": "mp3"}
@@ -113,15 +113,6 @@ async def test_while_the_owner_is_silent_the_gateway_answers_for_what_it_took(cl
     finally:
         worker.speaks.set()
     assert again == first and other.status == 422 and len(worker.records) == 1
-
-
-async def test_what_is_remembered_of_jobs_is_bounded_in_bytes(jobs: Jobs, worker: Worker) -> None:
-    options = {"note": "x" * 30_000}
-    for number in range(1_300):
-        await jobs.submit(Submit(f"j{number}", Source(key="uploads/a/x"), "mp3", number, options=options), keyed=False)
-    known = [number for number in range(1_300) if await jobs.state(f"j{number}") is not None]
-    assert known == list(range(known[0], 1_300)), "the newest are"
-    assert (32 << 20) - 40_000 < len(known) * 30_100 < (32 << 20) + 200_000
 
 
 async def test_a_result_has_a_link_and_what_is_over_is_not_cancelled(client: Any, worker: Worker) -> None:

@@ -8,10 +8,7 @@ else with what is kept here; what neither knows is recorded, and the owner's fol
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urlencode
 
@@ -26,14 +23,13 @@ from streams.web.ai.live import state_of
 from streams.web.ai.submission import Asking
 from streams.web.owner import Answer, OwnerAway, Owners
 from streams.web.publisher import Place, PublishUnavailable
+from streams.web.recent import Recent
 from topics.ai import Cancel, Status, Submit, TaskRecord, encode
 from topics.ai_events import TaskEvent
 from topics.event_ids import EventId
 
 log = structlog.get_logger(__name__)
 
-#: Submissions that are remembered, to answer for until their owner has read them, and to compare with while it is silent.
-_RECENT_MAX, _RECENT_BYTES_MAX, _RECENT_S = 20_000, 64 << 20, 24 * 3600.0
 _PAUSE_S = 0.05
 #: What the owner says beside the state that clients are shown.
 _INNER = ("submit", "partition", "applied")
@@ -62,20 +58,6 @@ class Page(NamedTuple):
 
     tasks: list[dict[str, Any]]
     cursor: str | None
-
-
-@dataclass
-class _Recent:
-    """What was submitted here; `place` is there once Kafka has it."""
-
-    submit: Submit
-    since_s: float
-    place: Place | None = None
-
-    @property
-    def size(self) -> int:
-        """About the bytes of memory that it takes: the question's characters, and a thousand for the rest."""
-        return len(self.submit.question) + 1_000
 
 
 class _Told(msgspec.Struct, frozen=True):
@@ -111,8 +93,8 @@ class Tasks:
         self._within_s = within_s
         self._key_within_s = key_within_s
         self._late: dict[asyncio.Task[Answer], str | None] = {}
-        self._recent: OrderedDict[str, _Recent] = OrderedDict()
-        self._recent_bytes = 0
+        # About the memory that a task takes: the question's characters, and a thousand bytes for the rest.
+        self._recent = Recent[Submit](lambda submit: len(submit.question) + 1_000, most=20_000, bytes_max=64 << 20)
 
     async def submit(self, submit: Submit, *, keyed: bool) -> Submitted:
         """Record a task. With a key one that is known already is left as it is.
@@ -122,16 +104,16 @@ class Tasks:
         """
         if keyed and (known := await self._known(submit)) is not None:
             return known
-        recent = self._remember(submit)
+        recent = self._recent.remember(submit.task_id, submit)
         try:
             recent.place = await self._append(submit)
         except PublishUnavailable:
-            self._forget(recent)
+            self._recent.forget(recent)
             if self.journal is None:
                 raise
             return self._journaled(submit, await self.journal.take(submit, digest_of(submit)))
         except BaseException:
-            self._forget(recent)
+            self._recent.forget(recent)
             raise
         return Submitted(submit.task_id, Status.PENDING)
 
@@ -150,7 +132,7 @@ class Tasks:
         if entry is not None:
             # Kafka has it, and its owner has not read it yet.
             return self._of(entry)
-        recent = self._unread(task_id, told["applied"])
+        recent = self._recent.unread(task_id, told["applied"])
         return _pending(recent) if recent is not None else await self._archive.task(task_id)
 
     async def events(self, task_id: str, after: EventId | None) -> list[TaskEvent] | None:
@@ -159,7 +141,7 @@ class Tasks:
         answer = await self._ask(task_id, path)
         if answer.status == 404:
             applied = orjson.loads(answer.body)["applied"]
-            return [] if self._unread(task_id, applied) is not None else None
+            return [] if self._recent.unread(task_id, applied) is not None else None
         return msgspec.json.decode(answer.body, type=_Told).events
 
     async def cancel(self, task_id: str) -> dict[str, Any] | None:
@@ -236,9 +218,9 @@ class Tasks:
             _same(submit, _submit_of(told))
             return Submitted(submit.task_id, told["status"])
         recent = self._recent.get(submit.task_id)
-        if recent is None or time.monotonic() - recent.since_s > _RECENT_S:
+        if recent is None:
             return None
-        if answer is not None and self._unread(submit.task_id, orjson.loads(answer.body)["applied"]) is None:
+        if answer is not None and self._recent.unread(submit.task_id, orjson.loads(answer.body)["applied"]) is None:
             return None  # its owner has forgotten it
         _same(submit, recent.submit)
         return Submitted(submit.task_id, Status.PENDING) if recent.place is not None else None
@@ -269,14 +251,7 @@ class Tasks:
         recent = self._recent.get(submit.task_id)
         if recent is not None and digest_of(recent.submit) != digest_of(known):
             log.warning("idempotency_conflict", task_id=submit.task_id, user=submit.user)
-            self._forget(recent)
-
-    def _unread(self, task_id: str, applied: int) -> Submit | None:
-        """What was submitted here, if its owner, which has read up to `applied`, has not come to it."""
-        recent = self._recent.get(task_id)
-        if recent is None or (recent.place is not None and recent.place.offset < applied):
-            return None
-        return recent.submit
+            self._recent.forget(recent)
 
     def _journaled(self, submit: Submit, entry: Entry) -> Submitted:
         _same(submit, entry.submit)
@@ -296,25 +271,8 @@ class Tasks:
         states = [self._of(entry) for entry in entries]
         return [state for state in states if wanted.get("status") in (None, state["status"])][:limit]
 
-    def _forget(self, recent: _Recent) -> None:
-        if self._recent.get(recent.submit.task_id) is recent:
-            self._recent_bytes -= self._recent.pop(recent.submit.task_id).size
-
-    def _remember(self, submit: Submit) -> _Recent:
-        if (earlier := self._recent.get(submit.task_id)) is not None:
-            self._forget(earlier)
-        recent = self._recent[submit.task_id] = _Recent(submit, time.monotonic())
-        self._recent_bytes += recent.size
-        while len(self._recent) > _RECENT_MAX or self._recent_bytes > _RECENT_BYTES_MAX:
-            self._forget(next(iter(self._recent.values())))
-        return recent
-
     async def _ask(self, task_id: str, path: str = "") -> Answer:
-        partition = await self._owners.partition_of(task_id)
-        answer = await self._owners.get(partition, f"/ai/tasks/{quote(task_id, safe='')}{path}")
-        if answer.status not in (200, 404):
-            raise OwnerAway(f"its worker is not ready (it answered {answer.status})")
-        return answer
+        return await self._owners.about(task_id, f"/ai/tasks/{quote(task_id, safe='')}{path}")
 
     async def _append(self, record: TaskRecord) -> Place:
         encoded = encode(record)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
@@ -14,14 +13,13 @@ import orjson
 
 from streams.web.owner import Answer, OwnerAway, Owners
 from streams.web.publisher import HeadedRecord, Place
+from streams.web.recent import Recent
 from topics.event_ids import EventId
 from topics.files import Cancel, JobRecord, Status, Submit, encode
 from topics.files_events import FINAL_EVENTS, JobEvent
 
 #: A quiet follower's owner is asked again this often, and its client is sent a comment.
 LOOK_S = 5.0
-#: Submissions that are remembered, and bytes of their JSON.
-_RECENT_MAX, _RECENT_BYTES_MAX = 10_000, 32 << 20
 #: How long a submit with a key waits for its owner.
 _KEY_WITHIN_S = 1.0
 
@@ -53,9 +51,7 @@ class Jobs:
         self._log = log
         self._owners = owners
         self._archive = archive
-        # What was submitted here, for as long as its owner may not have read it.
-        self._recent: OrderedDict[str, tuple[Submit, Place, int]] = OrderedDict()
-        self._recent_bytes = 0
+        self._recent = Recent[Submit](lambda submit: len(msgspec.json.encode(submit)), most=10_000, bytes_max=32 << 20)
         self._bells: dict[str, list[asyncio.Event]] = {}
         self._stopped = False
 
@@ -69,7 +65,7 @@ class Jobs:
                 if _asked(known[0]) != _asked(submit):
                     raise JobConflict(f"this key was used for another job before: {submit.job_id}")
                 return known[1]
-        self._remember(submit, await self._append(submit))
+        self._recent.remember(submit.job_id, submit, await self._append(submit))
         return Status.ACCEPTED
 
     async def state(self, job_id: str) -> dict[str, Any] | None:
@@ -79,7 +75,7 @@ class Jobs:
         told: dict[str, Any] = orjson.loads(answer.body)
         if answer.status == 200:
             return told
-        recent = self._unread(job_id, told["applied"])
+        recent = self._recent.unread(job_id, told["applied"])
         if recent is not None:
             return _accepted(recent)
         kept = await self._archive.job(job_id)
@@ -139,7 +135,7 @@ class Jobs:
         told = orjson.loads(answer.body)
         if answer.status == 200:
             return _events(orjson.dumps(told["events"]))
-        return None if self._unread(job_id, told["applied"]) is None else []
+        return None if self._recent.unread(job_id, told["applied"]) is None else []
 
     async def _known(self, job_id: str) -> tuple[Submit, Status] | None:
         """What was submitted under this id and how it stands: in its owner's words, or while that is silent in those of
@@ -149,35 +145,15 @@ class Jobs:
                 answer = await self._ask(job_id)
         except (OwnerAway, TimeoutError):
             recent = self._recent.get(job_id)
-            return None if recent is None else (recent[0], Status.ACCEPTED)
+            return None if recent is None else (recent.submit, Status.ACCEPTED)
         told = orjson.loads(answer.body)
         if answer.status == 404:
-            unread = self._unread(job_id, told["applied"])
+            unread = self._recent.unread(job_id, told["applied"])
             return None if unread is None else (unread, Status.ACCEPTED)
         return msgspec.convert(told["submit"], Submit), Status(told["status"])
 
-    def _remember(self, submit: Submit, place: Place) -> None:
-        self._forget(submit.job_id)
-        size = len(msgspec.json.encode(submit))
-        self._recent[submit.job_id] = (submit, place, size)
-        self._recent_bytes += size
-        while len(self._recent) > _RECENT_MAX or self._recent_bytes > _RECENT_BYTES_MAX:
-            self._forget(next(iter(self._recent)))
-
-    def _forget(self, job_id: str) -> None:
-        if (recent := self._recent.pop(job_id, None)) is not None:
-            self._recent_bytes -= recent[2]
-
-    def _unread(self, job_id: str, applied: int) -> Submit | None:
-        recent = self._recent.get(job_id)
-        return recent[0] if recent is not None and recent[1].offset >= applied else None
-
     async def _ask(self, job_id: str, path: str = "") -> Answer:
-        partition = await self._owners.partition_of(job_id)
-        answer = await self._owners.get(partition, f"/files/jobs/{quote(job_id, safe='')}{path}")
-        if answer.status not in (200, 404):
-            raise OwnerAway(f"its worker is not ready (it answered {answer.status})")
-        return answer
+        return await self._owners.about(job_id, f"/files/jobs/{quote(job_id, safe='')}{path}")
 
     async def _append(self, record: JobRecord) -> Place:
         encoded = encode(record)
