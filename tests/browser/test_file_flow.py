@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from playwright.async_api import BrowserContext, Page, expect
+from playwright.async_api import BrowserContext, Page, Route, expect
 
 from streams.web.files.jobs import Jobs
 from streams.web.files.parts import Relay, SignedParts, SignedUpload, StoredFile, UploadLimits
@@ -200,6 +200,24 @@ async def test_a_failed_job_says_why_and_another_can_follow(flow: Flow) -> None:
     await flow.shot("failed")
     await expect(flow.page.get_by_role("button", name="Upload and convert")).to_be_enabled()
     await expect(flow.page.get_by_role("button", name="Cancel")).to_be_hidden()
+
+
+async def test_parts_that_break_off_are_sent_again_and_no_others(flow: Flow) -> None:
+    puts: list[str] = []
+
+    async def break_off(route: Route) -> None:
+        if route.request.method == "PUT":
+            puts.append(route.request.url)
+            if len(puts) in (1, 3):
+                return await route.abort("connectionreset")
+        return await route.continue_()
+
+    await flow.page.route(f"{flow.store.url}/**", break_off)
+    data = os.urandom((5 << 19) + 7)
+    await _start(flow, data)
+    job = await flow.submitted()
+    assert flow.store.got == {job.source.key: data}
+    assert len(set(puts)) == 3 and len(puts) == 5
 
 
 async def test_a_store_that_refuses_and_a_worker_that_is_away_are_told(flow: Flow) -> None:

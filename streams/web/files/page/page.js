@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const STAGES = ["uploading", "accepted", "prepared", "converting", "verifying", "completed"];
 const PARTS_AT_ONCE = 3;
 const RETRY_MS = 1000;
+const PUTS_MAX = 4;
 let running = null; // {abort, jobId}
 
 class Shown extends Error {} // an error in words for whoever looks at the page
@@ -60,16 +61,29 @@ function failed(message) {
   $("error").hidden = false;
 }
 
+// A file or a part of one; what broke off is sent again, and what is there is not.
+async function put(...sent) {
+  for (let left = PUTS_MAX; ; left--) {
+    try {
+      return await putOnce(...sent);
+    } catch (error) {
+      if (!error.again || left === 1) throw error;
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    }
+  }
+}
+
 // fetch tells no progress of an upload; XMLHttpRequest does.
-function put(url, headers, data, onSent, signal) {
+function putOnce(url, headers, data, onSent, signal) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
+    const fail = (message, again) => reject(Object.assign(new Shown(message), { again }));
     request.open("PUT", url);
     for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => onSent(event.loaded);
     request.onload = () => request.status === 200 ? resolve(request.getResponseHeader("ETag"))
-      : reject(new Shown(`The object store did not take the file (it answered ${request.status}).`));
-    request.onerror = () => reject(new Shown("The object store cannot be reached from this page. Its CORS rules may not allow it."));
+      : fail(`The object store did not take the file (it answered ${request.status}).`, request.status >= 500);
+    request.onerror = () => fail("The object store cannot be reached from this page. Its CORS rules may not allow it.", true);
     request.onabort = () => reject(new DOMException("aborted", "AbortError"));
     if (signal.aborted) { reject(new DOMException("aborted", "AbortError")); return; }
     signal.addEventListener("abort", () => request.abort(), { once: true });
