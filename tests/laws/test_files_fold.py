@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streams.files.rows import job_row
 from tests.filesfold import MD5, RULES, World, assert_sound, dump, submit
 from topics.files import Cancel, Converted, Idle, encode
 from topics.records import Batch
@@ -178,3 +179,14 @@ def test_a_life_survives_a_crash_after_every_move() -> None:
         assert {**ends, "c": "failed"} == calm, f"a crash after move {count}"
         count += 1
     assert count > 50
+
+
+def test_of_failed_jobs_only_those_whose_result_was_refused_keep_its_sum() -> None:
+    """By which the storage statistics tell results that were not verified from those that never came."""
+    world = World(RULES, {"a": ["unverified"] * 9, "b": ["unverified", "refuse"], "c": ["refuse"], "d": ["unverified"]})
+    for job_id in IDS:
+        world.say(submit(job_id))
+    assert world.finish() == {"a": "failed", "b": "failed", "c": "failed", "d": "completed"}
+    rows = [job_row(world.fold.state.jobs[job_id], 0) for job_id in IDS]
+    assert [row["error_type"] for row in rows] == ["not_verified", "refused", "refused", ""]
+    assert [row["checksum"] for row in rows] == [MD5, "", "", MD5]
