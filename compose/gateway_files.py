@@ -13,7 +13,7 @@ from compose.clients import bucket, clickhouse, presigner
 from compose.kafka import files_publisher, kafka_access
 from compose.settings import Settings
 from sinks.errors import SinkMismatch, SinkRefused
-from sinks.objects import Bucket, ObjectInfo, Upload, UploadLost, part_bytes_for
+from sinks.objects import Bucket, ObjectInfo, UploadLost, part_bytes_for
 from sinks.presign import Presigner
 from streams.runtime.owners import OwnersTail
 from streams.web.files.jobs import Jobs
@@ -82,10 +82,17 @@ class BucketFiles:
                 await upload.part(number, data)
             return _stored(await upload.complete())
         except BaseException as error:
-            await _give_up(upload)
+            await self._give_up(key)
             if isinstance(error, (SinkRefused, SinkMismatch, UploadLost)):
                 raise UploadRefused(str(error)) from None
             raise
+
+    async def _give_up(self, key: str) -> None:
+        """Leave nothing of its upload, though the store had not said yet that it began one; what a store that is away still
+        has, `clean` removes."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ABORT_S):
+                await self._objects.abort_uploads(key, -1.0)
 
     async def remove(self, key: str) -> None:
         """See `FileStore`."""
@@ -153,13 +160,6 @@ async def _numbered(blocks: AsyncIterator[bytes], part_bytes: int) -> AsyncItera
                 number += 1
     if part:
         yield number, bytes(part)
-
-
-async def _give_up(upload: Upload) -> None:
-    """Leave nothing of it; what a store that is away still has, `clean` removes."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_ABORT_S):
-            await upload.abort()
 
 
 def _stored(info: ObjectInfo) -> StoredFile:

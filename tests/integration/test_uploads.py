@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from sinks.objects import PART_BYTES_MIN, Bucket
 from sinks.presign import Presigner
 from streams.web.files.parts import Relay, UploadLimits
 from tests.filesweb import Worker, file_gateway, jobs_of
+from tests.objectstores import ObjectStore
 
 pytestmark = pytest.mark.stack
 
@@ -119,3 +121,24 @@ async def test_a_file_is_relayed_in_parts_and_one_that_breaks_off_leaves_nothing
         while [upload async for upload in bucket.list_uploads("uploads/")]:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert [found.key async for found in bucket.list("uploads/")] == before
+
+
+async def test_a_relay_that_breaks_off_while_its_upload_begins_leaves_nothing(
+    gateway: Client, bucket: Bucket, store: ObjectStore
+) -> None:
+    """The client goes when the store has begun the upload, and before the gateway knows."""
+    loop = asyncio.get_running_loop()
+    _, writer = await asyncio.open_connection(gateway.host, gateway.port)
+
+    def go() -> None:
+        loop.call_soon_threadsafe(writer.close)
+        time.sleep(0.5)
+
+    store.proxy.then("CreateMultipartUpload", go)
+    head = f"POST /api/relay?file_name=a HTTP/1.1\r\nHost: x\r\nContent-Length: {len(DATA)}\r\n\r\n"
+    writer.write(head.encode() + DATA[: PART_BYTES_MIN + 1])
+    async with asyncio.timeout(10):
+        while not store.proxy.count("AbortMultipartUpload"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        while [upload async for upload in bucket.list_uploads("uploads/")]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
