@@ -102,6 +102,7 @@ class Worker:
     kept: dict[str, dict[str, Any]] | None = field(default_factory=dict)
     applied: int = 0
     trouble: str = ""
+    asked_events: int = 0
     speaks: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -129,6 +130,7 @@ class Worker:
         return self.kept.get(job_id)
 
     async def told(self, request: web.Request) -> web.Response:
+        self.asked_events += 1
         if request.match_info["job_id"] not in self.states:
             return await self.state(request)
         after = parse_event_id(request.query.get("after", ""))

@@ -16,7 +16,7 @@ from streams.web.files.parts import UploadLimits
 from tests.filesweb import DONE, KEY, Store, Worker, file_gateway, jobs_of
 from tests.unit.test_gateway import problem
 from topics.files import Cancel, Stage, Submit
-from topics.files_events import JobAccepted, JobCompleted, JobFailed, JobProgressed
+from topics.files_events import JobAccepted, JobCompleted, JobEvent, JobFailed, JobProgressed
 
 JOB = {"source": {"key": KEY}, "format": "mp3"}
 
@@ -190,3 +190,25 @@ async def test_a_job_is_followed_to_its_end_and_gone_on_with(client: Any, worker
     async with client.get("/api/convert/j/events") as answer:
         told = await answer.content.read()
     assert b"event: error\n" in told and b'"message":"no"' in told
+
+
+async def test_many_who_follow_a_job_ask_its_worker_as_one(worker: Worker, jobs: Jobs) -> None:
+    worker.states["j"] = {**DONE, "status": "converting", "r2_key": None}
+    worker.events["j"] = [JobAccepted(format="mp3", quality="low", submitted_ms=1, **at(0))]
+    told: list[list[JobEvent]] = [[] for _ in range(200)]
+
+    async def follow(into: list[JobEvent]) -> None:
+        async for event in jobs.follow("j", None):
+            into += [event] if event is not None else []
+
+    followers = [asyncio.create_task(follow(into)) for into in told]
+    async with asyncio.timeout(5):
+        for number in range(1, 6):
+            while not all(len(into) == number for into in told):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            moved = JobProgressed(attempt=1, stage=Stage.CONVERTING, percent=number, **at(number))
+            worker.events["j"].append(moved if number < 5 else COMPLETED)
+            jobs.note(b"j", None)
+        await asyncio.gather(*followers)
+    assert all(into == worker.events["j"] for into in told)
+    assert worker.asked_events == 6

@@ -53,6 +53,7 @@ class Jobs:
         self._archive = archive
         self._recent = Recent[Submit](lambda submit: len(msgspec.json.encode(submit)), most=10_000, bytes_max=32 << 20)
         self._bells: dict[str, list[asyncio.Event]] = {}
+        self._asking: dict[tuple[str, EventId | None], asyncio.Task[list[JobEvent] | None]] = {}
         self._stopped = False
 
     async def submit(self, submit: Submit, *, keyed: bool) -> Status:
@@ -130,7 +131,17 @@ class Jobs:
                 del self._bells[job_id]
 
     async def _events(self, job_id: str, after: EventId | None) -> list[JobEvent] | None:
-        """None where the owner knows no such job, and none is to come."""
+        """None where the owner knows no such job, and none is to come. All whom one event woke share a question: thousands
+        who follow a job are no load of its worker."""
+        place = (job_id, after)
+        if (asking := self._asking.get(place)) is None:
+            asking = self._asking[place] = asyncio.create_task(self._asked_events(*place))
+            asking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(asking)
+
+    async def _asked_events(self, job_id: str, after: EventId | None) -> list[JobEvent] | None:
+        # Whoever comes from now on may know of something newer than the answer will, and asks again.
+        del self._asking[job_id, after]
         answer = await self._ask(job_id, f"/events?after={after}" if after else "/events")
         told = orjson.loads(answer.body)
         if answer.status == 200:
