@@ -14,8 +14,9 @@ from topics.ai import Status
 
 
 def seat_owner(state: AiState, term: int) -> None:
-    """A new owner: what earlier ones had under way, and had no word of, is lost."""
-    if term <= state.term:
+    """A new owner: what earlier ones had under way, and had no word of, is lost. Of a later term than this process's own it
+    is nobody's word, or this process is fenced and commits nothing more."""
+    if term <= state.term or 0 <= state.seat < term:
         state.totals["stale"] += 1
         return
     state.term = term

@@ -46,6 +46,8 @@ BAD: list[tuple[bytes | None, bytes | None, Any]] = [
         b'{"task_id":"a","call":7,"term":1,"attempt":1,"block":0,"kind":"answer","text":"x"}',
         (("type", b"block"),),
     ),
+    # Of an owner that there never was.
+    (None, b'{"term":1000000000}', (("type", b"owner"),)),
 ]
 
 

@@ -38,6 +38,8 @@ BAD: list[tuple[bytes | None, bytes | None, Any]] = [
     # Of an attempt that is not under way: its key is not that of the job's result.
     encode(Converted("a", 1, 1_000, 10, MD5, 1_000, (), 80)),
     (b"a", b'{"job_id":"a"}', (("type", b"swept"),)),
+    # Of an owner that there never was.
+    (None, b'{"term":1000000000}', (("type", b"owner"),)),
 ]
 moves = st.lists(
     st.one_of(
