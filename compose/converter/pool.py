@@ -111,7 +111,8 @@ async def listen(
         process.stdin.write(msgspec.json.encode(work))
         await process.stdin.drain()
         process.stdin.close()
-    while text := await process.stdout.readline():
+    # Of a process that was killed while it spoke, the last line is not whole.
+    while (text := await process.stdout.readline()).endswith(b"\n"):
         word = heard(text)
         if isinstance(word, Going):
             on_progress(word.stage, word.share)

@@ -14,8 +14,9 @@ from compose.converter.limits import ConverterLimits, limited
 from compose.ffmpeg import FfmpegFailed, executable
 from streams.files.converting import ConversionFailed
 
-#: Bytes that are kept of what it says, at the beginning and at the end.
-_HEAD_BYTES, _TAIL_BYTES = 8_192, 2_048
+#: Bytes that are kept of what it says, at the beginning and at the end: a source may have a line, or some, for each of its
+#: streams.
+_HEAD_BYTES, _TAIL_BYTES = 256 << 10, 2_048
 _CPU = ConversionFailed("cpu_limit", "the conversion took more CPU time than is allowed")
 _SIZE = ConversionFailed("result_too_large", "the result is larger than is allowed")
 _MEMORY = ConversionFailed("memory_limit", "the conversion took more memory than is allowed")
@@ -126,6 +127,6 @@ async def running(arguments: Sequence[str], source: Path, limits: ConverterLimit
 
 def reason(said: str) -> str:
     """ffmpeg's own word of what went wrong, without addresses of its memory."""
-    lines = [re.sub(r"^\[[^]]* @ 0x[0-9a-f]+\] ", "", line).strip() for line in said.splitlines()]
+    lines = [re.sub(r"^(\[[^]]* @ 0x[0-9a-f]+\] )+", "", line).strip() for line in said.splitlines()]
     faults = [line for line in lines if re.search(r"rror|nvalid|not found|prematurely|could not|ailed", line)]
     return " ".join((faults or lines[-1:] or ["ffmpeg said nothing"])[0].split())[:300]

@@ -45,8 +45,10 @@ async def probe(source: Path, limits: ConverterLimits) -> Probe:
         said = await run.said()
         run.check_alive()
     # Of the input only, which is described before anything is said of the missing output.
-    described, _, _ = said.partition("\nAt least one output file")
+    described, opened, _ = said.partition("\nAt least one output file")
     if not re.search(r"^Input #0, ", described, re.MULTILINE):
+        if opened:
+            raise ConversionFailed("not_media", "the source has more streams, or more faults, than can be told")
         playlist = "Format not on whitelist" in said
         why = "files of its kind name other files, or hold neither" if playlist else reason(said)
         raise ConversionFailed("not_media", f"the source is no audio or video file: {why}")

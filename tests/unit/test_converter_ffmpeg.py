@@ -137,6 +137,13 @@ async def test_a_playlist_leads_nowhere(clip: Path, tmp_path: Path) -> None:
     assert abs(found.seconds - 2.0) < 0.15, "only the file itself is read"
 
 
+async def test_a_file_of_hundreds_of_streams_is_looked_at_to_its_end(tmp_path: Path) -> None:
+    many = make(tmp_path / "many.mkv", 0.2, *["-map", "1:a"] * 400, "-map", "0:v", "-c:a", "pcm_s16le", "-c:v", "mpeg4")
+    assert (await probe(many, LIMITS)).video
+    found, _ = await convert(many, tmp_path / "to", "mp4", "low")
+    assert (found.audio, found.video) == ("aac", "h264")
+
+
 async def test_ten_hours_of_silence(tmp_path: Path) -> None:
     failed = await refused(silence(tmp_path / "a", 10.0), tmp_path / "b", "mp3")
     assert (failed.code, failed.again) == ("too_long", False) and "4 h" in str(failed)

@@ -18,9 +18,10 @@ REQUEST = ConvertRequest(url="u", format="mp3", upload_url="u", upload_key="k", 
 _PIPE = asyncio.subprocess.PIPE
 
 
-async def _death() -> ConversionFailed:
-    """What comes of a process that died before it was told what to do."""
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "", stdin=_PIPE, stdout=_PIPE, stderr=_PIPE)
+async def _death(said: str) -> ConversionFailed:
+    """What comes of a process that died before it was told what to do, and of what it said."""
+    command = [sys.executable, "-c", f"print({said!r}, end='')"]
+    process = await asyncio.create_subprocess_exec(*command, stdin=_PIPE, stdout=_PIPE, stderr=_PIPE)
     assert process.stdin is not None
     await process.wait()
     await process.stdin.wait_closed()
@@ -34,8 +35,9 @@ async def _death() -> ConversionFailed:
     return failed.value
 
 
+@pytest.mark.parametrize("said", ["", '{"type":"progress","stage":"fetching","share":0.0}\n{"type":"res'])
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_a_process_that_died_at_once_is_tried_again(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_a_process_that_died_is_tried_again(new_loop: Callable[[], asyncio.AbstractEventLoop], said: str) -> None:
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        failed = runner.run(_death())
+        failed = runner.run(_death(said))
     assert (failed.code, failed.again) == ("killed", True)
