@@ -114,7 +114,7 @@ async def _streams(processes: Processes, log: Path | None, folder: Path, say: ob
         traffic = await run_traffic(settings, sink, log, folder, lambda: _kill(processes, "traffic"), say)
         audio = await run_audio(processes, sink, folder, lambda name: _kill(processes, name), say)
         ai = await run_ai(settings, url, sink, lambda: _kill(processes, "ai"), say, _write)
-        files = await run_files(settings, url, sink, folder, lambda: _kill(processes, "files"), say)
+        files = await run_files(settings, url, sink, folder, lambda program: _kill(processes, "files", program), say)
     finally:
         await sink.close()
     say("everything is compared")
@@ -129,9 +129,9 @@ def _write(text: str) -> None:
     _console.print(text, end="", markup=False, soft_wrap=True)
 
 
-def _kill(processes: Processes, name: str) -> str:
+def _kill(processes: Processes, name: str, program: str = "") -> str:
     """SIGKILL to the gateway, or to the process that folds the stream `name` and to all that it has started, such as
-    converters; what watches over it starts it again."""
+    converters; what watches over it starts it again. Says what was ended: nothing while none of them runs `program`."""
     for child in processes.children:
         if child.process is None:
             continue
@@ -142,9 +142,21 @@ def _kill(processes: Processes, name: str) -> str:
             for process in psutil.Process(child.process.pid).children(recursive=True):
                 if "--child" in process.cmdline():
                     below = process.children(recursive=True)
+                    running = sum(program in _program(child) for child in below)
+                    if program and not running:
+                        return ""
                     for killed in (process, *below):
                         with suppress(psutil.NoSuchProcess):
                             killed.kill()
-                    others = f" and the {len(below)} processes that work for it" if below else ""
+                    which = f", {running} of them {program}" if program else ""
+                    others = f" and the {len(below)} processes that work for it{which}" if below else ""
                     return f"the {name} worker (pid {process.pid}){others}"
     raise LocalStackError(f"no process of {name} was found to kill")
+
+
+def _program(process: psutil.Process) -> str:
+    """The name of what it runs; nothing once it has ended."""
+    try:
+        return Path(process.exe()).name
+    except psutil.Error:
+        return ""

@@ -25,10 +25,11 @@ from compose.settings import Settings
 from sinks.clickhouse.sink import ClickHouseSink
 from streams.runtime.changelog import read_changelog
 from topics import specs
+from topics.files import Stage, Status
 from topics.files_events import FINAL_EVENTS, decode_event
 from topics.files_keys import CONVERTED
 
-#: The worker is killed as soon as all conversions are told to go on.
+#: The worker is killed as soon as ffmpeg is told to be at work.
 SETTINGS: dict[str, Any] = {"files_progress_s": 0.2}
 FORMATS = ("mp4", "mp3")
 SUBMIT_WITHIN_S = 20.0
@@ -36,9 +37,12 @@ CONVERT_WITHIN_S = 90.0
 SETTLE_S = 30.0
 USER = "demo"
 
+_PAST_FETCHING = (Stage.CONVERTING, Stage.UPLOADING, Status.VERIFYING, Status.COMPLETED)
 _COLUMNS = ("job_id", "status", "r2_key", "size_bytes", "checksum", "duration_ms", "attempts", "lost_attempts")
 
 Say = Callable[[str], None]
+#: Ends the worker and what works for it, if a program of these words is among that: what was ended, and nothing otherwise.
+Kill = Callable[[str], str]
 
 
 @dataclass
@@ -53,10 +57,9 @@ class FilesOutcome:
 
 
 async def run_files(
-    settings: Settings, url: str, sink: ClickHouseSink, folder: Path, kill: Callable[[], str], say: Say
+    settings: Settings, url: str, sink: ClickHouseSink, folder: Path, kill: Kill, say: Say
 ) -> FilesOutcome:
-    """Upload the clip at the gateway of this URL, have it converted, wait until ClickHouse has the ends, compare. `kill` ends
-    the worker and what converts for it."""
+    """Upload the clip at the gateway of this URL, have it converted, wait until ClickHouse has the ends, compare."""
     outcome = FilesOutcome()
     async with client(url) as http:
         try:
@@ -69,8 +72,10 @@ async def run_files(
                     outcome.jobs[await _submitted(http, key, clip.name, format)] = format
             say(f"converting it to {' and '.join(FORMATS)}")
             async with asyncio.timeout(CONVERT_WITHIN_S):
-                watch = _Watch(outcome.jobs, kill, say)
+                watch = Watch(outcome.jobs, kill, say)
                 await asyncio.gather(*(_watched(http, job_id, watch) for job_id in outcome.jobs))
+            if not watch.killed:
+                outcome.problems.append("files: ffmpeg was never met at work, and so the worker was not killed")
             say("downloading the results by their links")
             outcome.found = await _found(http, settings, sink, folder, outcome.jobs)
             problems = file_differences(outcome.jobs, outcome.source, outcome.found)
@@ -104,15 +109,15 @@ async def _submitted(http: ClientSession, key: str, file_name: str, format: str)
     return str(told["job_id"])
 
 
-class _Watch:
-    """Has the worker killed when all jobs are told to be converted."""
+class Watch:
+    """Has the worker killed once each job is past the fetching of its source, and ffmpeg is at work for one of them."""
 
-    def __init__(self, jobs: Mapping[str, str], kill: Callable[[], str], say: Say) -> None:
+    def __init__(self, jobs: Mapping[str, str], kill: Kill, say: Say) -> None:
         self._jobs = jobs
         self._kill = kill
         self._say = say
-        self._at: dict[str, int] = {}
-        self._killed = False
+        self._at: dict[str, str] = {}
+        self.killed = False
 
     def tell(self, job_id: str, event: Event) -> None:
         """Something happened to a job."""
@@ -121,15 +126,14 @@ class _Watch:
             self._say(f"{format}: the attempt was lost with its worker, another begins")
         elif event.name in ("result", "error"):
             self._say(f"{format}: {event.data['status']}")
-        elif event.data["status"] == "converting" and not self._killed:
-            self._at[format] = event.data["progress"]
-            if len(self._at) == len(self._jobs):
-                self._killed = True
-                so_far = ", ".join(f"{name} at {progress} %" for name, progress in self._at.items())
-                self._say(f"{so_far}: SIGKILL to {self._kill()}")
+        if (at := event.data.get("stage", event.data["status"])) in _PAST_FETCHING:
+            self._at[format] = f"{format} at {event.data['progress']} % ({at})"
+        if not self.killed and len(self._at) == len(self._jobs) and (ended := self._kill("ffmpeg")):
+            self.killed = True
+            self._say(f"{', '.join(self._at.values())}: SIGKILL to {ended}")
 
 
-async def _watched(http: ClientSession, job_id: str, watch: _Watch) -> None:
+async def _watched(http: ClientSession, job_id: str, watch: Watch) -> None:
     async for event in followed(http, f"/api/convert/{job_id}/events"):
         watch.tell(job_id, event)
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from compose.demo.client import Event
 from compose.demo.clip import MADE_S, Media, clip_file, media_of
+from compose.demo.files import Watch
 from compose.demo.files_truth import WANTED, FoundFiles, Result, file_differences
 from compose.ffmpeg import FfmpegFailed
 from tests.media import make
@@ -118,3 +120,24 @@ def test_a_clip_is_made_where_there_is_none(tmp_path: Path) -> None:
 
     found = asyncio.run(made())
     assert found.audio and found.video == "vp8" and abs(found.seconds - MADE_S) < 0.2
+
+
+def test_the_worker_is_killed_once_ffmpeg_is_at_work_and_not_before() -> None:
+    asked, said, running = [], [], [""]
+
+    def kill(program: str) -> str:
+        asked.append(program)
+        return running[0]
+
+    watch = Watch(JOBS, kill, said.append)
+    going = {"status": "converting", "progress": 45}
+    for job_id, stage in (("a", "fetching"), ("b", "converting"), ("a", "fetching")):
+        watch.tell(job_id, Event("1", "status", {**going, "stage": stage}))
+    assert asked == [], "the first has not been fetched"
+    watch.tell("a", Event("1", "status", {**going, "stage": "converting"}))
+    assert (asked, watch.killed) == (["ffmpeg"], False), "nothing was at work"
+    running[0] = "the worker"
+    watch.tell("b", Event("1", "status", {"status": "verifying", "progress": 80}))
+    watch.tell("a", Event("1", "status", {**going, "stage": "converting"}))
+    assert (asked, watch.killed) == (["ffmpeg"] * 2, True)
+    assert said == ["mp3 at 80 % (verifying), mp4 at 45 % (converting): SIGKILL to the worker"]
