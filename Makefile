@@ -45,6 +45,7 @@ bench: setup $(BENCH_VENV)/.installed
 	$(BIN)/sluiceway bench latency --rate 100
 	$(BIN)/sluiceway bench audio
 	$(BIN)/sluiceway bench ai
+	$(BIN)/sluiceway bench files
 
 # The systems measured beside this one have dependencies of their own. Without them the bench runs and says what it skips.
 $(BENCH_VENV)/.installed: tests/bench/requirements.txt

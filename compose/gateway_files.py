@@ -128,7 +128,7 @@ class GatewayFiles:
                 part_bytes=settings.upload_part_mb * _MB,
                 url_s=settings.upload_url_s,
             ),
-            relay=Relay() if settings.files_relay else None,
+            relay=Relay(relays=asyncio.Semaphore(settings.files_relays)) if settings.files_relay else None,
         )
 
     async def start(self) -> None:

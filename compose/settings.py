@@ -132,6 +132,7 @@ class Settings:
     files_relay: bool = _s(
         False, "serve POST /api/relay, an upload through the gateway; to compare, for demonstrations"
     )
+    files_relays: int = _s(2, "files relayed at once; further ones are refused")
 
     # audio
     audio_retention_h: int = _s(24, "retention of audio.chunks.v1, hours")
@@ -314,6 +315,7 @@ class Settings:
             "converter_memory_mb",
             "converter_threads",
             "upload_parts_above_mb",
+            "files_relays",
             "audio_uploads",
             "audio_recordings",
             "audio_attempts",

@@ -22,6 +22,9 @@ from compose.bench.ai_report import show_ai
 from compose.bench.audio import audio_system, expected_s, measure_audio
 from compose.bench.audio_report import Found, show_audio
 from compose.bench.cores import TooFewCores, reserve_core
+from compose.bench.files import Case, files_stack, measure_files
+from compose.bench.files_report import WAYS, files_line, show_files
+from compose.bench.files_report import Found as FilesFound
 from compose.bench.full_job import Load
 from compose.bench.latency import measure_latency
 from compose.bench.report import show
@@ -35,6 +38,8 @@ _TUNING = ("flush_", "rollup_", "dedup_", "traffic_", "audio_", "ai_flush_", "ai
 #: Long enough for every session to store its first segment.
 _FIND_S = 75.0
 _FIND_RUNS = 4
+#: What a gateway takes by default.
+_FILE_MB_MAX = 2_048
 
 bench = typer.Typer(no_args_is_help=True, help="Measure the system on this machine.", rich_markup_mode=None)
 
@@ -144,6 +149,45 @@ def ai(
                 lines.append(found)
             print(json.dumps(found) if isinstance(found, dict) else found.line(), flush=True)
     show_ai(console, lines, figures)
+
+
+@bench.command()
+def files(
+    sizes: Annotated[str, typer.Option(help="comma-separated sizes of single files, MB")] = "10,100,500",
+    users: Annotated[int, typer.Option(help="users who upload at once, a file of their own each; 0: none", min=0)] = 20,
+    user_mb: Annotated[int, typer.Option(help="size of each of their files, MB", min=1, max=_FILE_MB_MAX)] = 25,
+    json_only: JsonOnly = False,
+) -> None:
+    """Uploads by presigned URL, straight to the object store, against relays through the gateway, which take turns: seconds,
+    and the gateway's CPU, memory and bytes.
+
+    One line of JSON on standard output, a table on standard error.
+    """
+    try:
+        cases = [Case(int(size)) for size in sizes.split(",") if size.strip()]
+    except ValueError:
+        cases = [Case(0)]
+    if not all(1 <= case.size_mb <= _FILE_MB_MAX for case in cases):
+        print(f"sluiceway: --sizes are whole MB from 1 to {_FILE_MB_MAX}, as 10,100,500", file=sys.stderr)
+        raise typer.Exit(2)
+    if users:
+        cases.append(Case(user_mb, users))
+    if not cases:
+        print("sluiceway: nothing to measure: no --sizes, and no --users", file=sys.stderr)
+        raise typer.Exit(2)
+    console = Console(stderr=True, highlight=False, quiet=json_only)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    found: list[FilesFound] = []
+    with _measuring() as folder, Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=len(WAYS) * sum(case.rounds for case in cases))
+
+        def progress(turn: str) -> None:
+            bar.update(task, description=turn, advance=0 if bar.tasks[0].description == "starting" else 1)
+
+        with files_stack(folder, cases) as stack:
+            found.extend(measure_files(stack, cases, progress))
+    print(files_line(found), flush=True)
+    show_files(console, found)
 
 
 def _audio_run(folder: Path, console: Console, prefix: str, sessions: int, seconds: float) -> Found:

@@ -60,6 +60,29 @@ def test_ai_tasks_are_answered_and_every_measurement_gives_a_line() -> None:
         assert found["submits"] == 50 and 0 < found["p50_s"] <= found["p99_s"] <= found["max_s"]
 
 
+def test_a_file_goes_up_past_the_gateway_or_through_it() -> None:
+    (found,) = lines_of("files", "--sizes", "70", "--users", "3", "--user-mb", "2")
+    assert [(case["size_bytes"], case["users"]) for case in found["cases"]] == [(70e6, 1), (2e6, 3)]
+    for case in found["cases"]:
+        direct, relay = case["ways"]["direct"], case["ways"]["relay"]
+        assert relay["through_gateway_bytes"] == case["size_bytes"] * case["users"]
+        assert direct["through_gateway_bytes"] < 2_000 * case["users"]
+        assert 0 < direct["seconds_min"] <= direct["seconds"] <= direct["seconds_max"]
+    large = found["cases"][0]["ways"]
+    assert large["direct"]["gateway_cpu_s"] < large["relay"]["gateway_cpu_s"]
+    claimed = [claim["goal"] for claim in found["claims"]]
+    assert len(claimed) == 2 * 4 + 1 and len(set(claimed)) == len(claimed)
+
+
+def test_files_that_the_disk_has_no_room_for_are_refused_at_once() -> None:
+    done = subprocess.run(
+        [*RUN, "files", "--sizes", "2048", "--users", "1000000"], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 1 and "MB free" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run([*RUN, "files", "--sizes", "10,big"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2 and "--sizes" in done.stderr
+
+
 def test_an_unknown_system_is_refused_by_name() -> None:
     done = subprocess.run([*RUN, "traffic", "--systems", "sparks"], capture_output=True, text=True, timeout=30)
     assert done.returncode == 2

@@ -69,12 +69,12 @@ _FILE: Json = {"required": True, "content": {"*/*": {"schema": {"type": "string"
 )
 async def post_relay(request: web.Request) -> web.Response:
     """The way that `POST /api/uploads` avoids, to compare with it: the body is the file, and passes through the gateway a part
-    at a time. Two files at once; 503 for more."""
+    at a time. 503 while as many are on their way as may be at once."""
     parts = request.app[FILES]
     relay = _relay(parts)
     file_name, content_type, size_bytes = _wanted(request, parts.uploads.file_bytes_max)
     if relay.relays.locked():
-        raise _busy("Two files are being relayed already")
+        raise _busy("As many files as may be are being relayed already")
     key = upload_key(secrets.token_hex(12), file_name)
     async with relay.relays:
         with measured(request.app[REGISTRY]) as usage:
