@@ -11,7 +11,6 @@ from streams.ai.outside import AiOutside, World
 from streams.ai.routes import AiRoutes
 from streams.ai.rules import AiRules
 from streams.ai.state import Split
-from streams.runtime.outside import Seat
 from streams.runtime.worker import StreamSpec
 from topics import specs
 
@@ -34,17 +33,10 @@ class AiOptions:
 def ai_stream(options: AiOptions) -> StreamSpec:
     """The AI stream for a worker to run."""
     size, partitions = options.record_bytes_max, options.partitions
-    folds: dict[int, AiFold] = {}
-    counts: list[int] = [partitions]
 
     def make_fold(partition: int, of: int) -> AiFold:
-        counts[0] = of
         rules = AiRules(partition=partition, partitions=of, record_bytes_max=size, **options.rules)
-        folds[partition] = AiFold(rules, options.split)
-        return folds[partition]
-
-    def make_outside(seat: Seat) -> AiOutside:
-        return AiOutside(seat, options.world, folds[seat.partition])
+        return AiFold(rules, options.split)
 
     return StreamSpec(
         stream="ai",
@@ -56,6 +48,6 @@ def ai_stream(options: AiOptions) -> StreamSpec:
             specs.deadletter(specs.AI_DEADLETTER, partitions, options.deadletter_retention_h, size),
         ),
         make_fold=make_fold,
-        make_outside=make_outside,
-        routes=lambda worker: AiRoutes(worker, lambda: counts[0], options.texts).all(),
+        make_outside=lambda seat, fold: AiOutside(seat, options.world, fold),
+        routes=lambda worker: AiRoutes(worker, options.texts).all(),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -32,9 +32,9 @@ class AiRoutes:
     cursor `{accepted_ms}-{task_id}`; `/ai/queue` gives figures, a partition each.
     """
 
-    def __init__(self, worker: StreamWorker, partitions: Callable[[], int], texts: LetGoTexts) -> None:
+    def __init__(self, worker: StreamWorker, texts: LetGoTexts) -> None:
         self._texts = texts
-        self._folds = OwnedFolds(worker, partitions, "task_id", AiFold)
+        self._folds = OwnedFolds(worker, "task_id", AiFold)
 
     def all(self) -> Sequence[web.RouteDef]:
         """The routes."""

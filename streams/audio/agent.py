@@ -39,18 +39,16 @@ def audio_stream(options: AudioOptions) -> StreamSpec:
     budget = Budget(options.memory_bytes)
     world = World(options.store, LogReader(specs.AUDIO_CHUNKS, options.client_settings, size), options.outside)
     folds: dict[int, AudioFold] = {}
-    counts: list[int] = [partitions]
 
     def make_fold(partition: int, of: int) -> AudioFold:
-        counts[0] = of
         rules = AudioRules(partition=partition, partitions=of, chunk_bytes_max=size, **options.rules)
+        # What the fold of an earlier seat held leaves the budget.
         if partition in folds:
             folds[partition].shelf.close()
         folds[partition] = AudioFold(rules, budget)
         return folds[partition]
 
-    def make_outside(seat: Seat) -> AudioOutside:
-        fold = folds[seat.partition]
+    def make_outside(seat: Seat, fold: AudioFold) -> AudioOutside:
         return AudioOutside(seat, world, fold.shelf, lambda effect: core.wanted(fold.state, effect), specs.AUDIO_CHUNKS)
 
     return StreamSpec(
@@ -64,5 +62,5 @@ def audio_stream(options: AudioOptions) -> StreamSpec:
         ),
         make_fold=make_fold,
         make_outside=make_outside,
-        routes=lambda worker: AudioRoutes(worker, lambda: counts[0]).all(),
+        routes=lambda worker: AudioRoutes(worker).all(),
     )

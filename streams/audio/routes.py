@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from aiohttp import web
 
@@ -23,8 +23,8 @@ class AudioRoutes:
     the session is in memory; 422: what is there cannot be played.
     """
 
-    def __init__(self, worker: StreamWorker, partitions: Callable[[], int]) -> None:
-        self._keys = OwnedKeys(worker, partitions, "session_id")
+    def __init__(self, worker: StreamWorker) -> None:
+        self._keys = OwnedKeys(worker, "session_id")
 
     def all(self) -> Sequence[web.RouteDef]:
         """The routes."""

@@ -10,7 +10,6 @@ from streams.files.fold import FilesFold
 from streams.files.outside import FilesOutside, World
 from streams.files.routes import FilesRoutes
 from streams.files.rules import FilesRules
-from streams.runtime.outside import Seat
 from streams.runtime.worker import StreamSpec
 from topics import specs
 
@@ -33,18 +32,9 @@ class FilesOptions:
 def files_stream(options: FilesOptions) -> StreamSpec:
     """The file stream for a worker to run."""
     size, partitions = options.record_bytes_max, options.partitions
-    folds: dict[int, FilesFold] = {}
-    counts: list[int] = [partitions]
 
     def make_fold(partition: int, of: int) -> FilesFold:
-        counts[0] = of
-        folds[partition] = FilesFold(
-            FilesRules(partition=partition, partitions=of, record_bytes_max=size, **options.rules)
-        )
-        return folds[partition]
-
-    def make_outside(seat: Seat) -> FilesOutside:
-        return FilesOutside(seat, options.world, folds[seat.partition])
+        return FilesFold(FilesRules(partition=partition, partitions=of, record_bytes_max=size, **options.rules))
 
     return StreamSpec(
         stream="files",
@@ -56,7 +46,7 @@ def files_stream(options: FilesOptions) -> StreamSpec:
             specs.deadletter(specs.FILES_DEADLETTER, partitions, options.deadletter_retention_h, size),
         ),
         make_fold=make_fold,
-        make_outside=make_outside,
-        routes=lambda worker: FilesRoutes(worker, lambda: counts[0]).all(),
+        make_outside=lambda seat, fold: FilesOutside(seat, options.world, fold),
+        routes=lambda worker: FilesRoutes(worker).all(),
         close=options.close,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -27,8 +27,8 @@ class FilesRoutes:
     gives figures, a partition each.
     """
 
-    def __init__(self, worker: StreamWorker, partitions: Callable[[], int]) -> None:
-        self._folds = OwnedFolds(worker, partitions, "job_id", FilesFold)
+    def __init__(self, worker: StreamWorker) -> None:
+        self._folds = OwnedFolds(worker, "job_id", FilesFold)
 
     def all(self) -> Sequence[web.RouteDef]:
         """The routes."""

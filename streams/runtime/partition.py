@@ -68,7 +68,7 @@ class PartitionContext:
     limits: RuntimeLimits
     client_settings: dict[str, Any]
     make_fold: Callable[[int], Fold]
-    make_outside: Callable[[Seat], Outside] | None
+    make_outside: Callable[[Seat, Any], Outside] | None
     sink: RowSink
     dead_letters: DeadLetters
     guard: IdentityGuard
@@ -242,7 +242,8 @@ class PartitionRunner:
         make = self._context.make_outside
         if make is not None:
             fail = lambda error: self._context.fail(f"outside of partition {self.partition}", error)  # noqa: E731
-            self._outside = make(Seat(self.partition, meta.term, self.report, fail, self._context.faults.reach))
+            seat = Seat(self.partition, meta.term, self.report, fail, self._context.faults.reach)
+            self._outside = make(seat, self.fold)
             self._outside.begin(self.fold.undone())
 
     async def _restore(self) -> tuple[Meta | None, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -18,11 +18,10 @@ F = TypeVar("F", bound=Fold)
 
 
 class OwnedKeys:
-    """The keys whose partitions one worker owns, of `partitions()` in all; `name` is that of an id in a route's path."""
+    """The keys whose partitions one worker owns; `name` is that of an id in a route's path."""
 
-    def __init__(self, worker: StreamWorker, partitions: Callable[[], int], name: str) -> None:
+    def __init__(self, worker: StreamWorker, name: str) -> None:
         self._worker = worker
-        self._partitions = partitions
         self._name = name
 
     def of(self, request: web.Request) -> tuple[str, int, Fold]:
@@ -33,7 +32,7 @@ class OwnedKeys:
         asked = request.match_info[self._name]
         if not valid_id(asked):
             raise refused(web.HTTPBadRequest, f"this is no {self._name.replace('_', ' ')}")
-        partition = partition_of(asked.encode(), self._partitions())
+        partition = partition_of(asked.encode(), self._worker.partitions)
         runner = self._worker.runners.get(partition)
         if runner is None:
             raise refused(web.HTTPMisdirectedRequest, f"partition {partition} is not owned by this worker")
@@ -45,9 +44,9 @@ class OwnedKeys:
 class OwnedFolds(Generic[F]):
     """As `OwnedKeys`, of a stream whose folds are of one kind; and all of them that are restored."""
 
-    def __init__(self, worker: StreamWorker, partitions: Callable[[], int], name: str, kind: type[F]) -> None:
+    def __init__(self, worker: StreamWorker, name: str, kind: type[F]) -> None:
         self._worker = worker
-        self._keys = OwnedKeys(worker, partitions, name)
+        self._keys = OwnedKeys(worker, name)
         self._kind = kind
 
     def of(self, request: web.Request) -> tuple[str, int, F]:

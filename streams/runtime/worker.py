@@ -65,7 +65,7 @@ class StreamSpec:
     deadletter: str
     topics: tuple[TopicSpec, ...]
     make_fold: Callable[[int, int], Fold]  # (partition, partitions)
-    make_outside: Callable[[Seat], Outside] | None = None
+    make_outside: Callable[[Seat, Any], Outside] | None = None  # (seat, what make_fold made for its partition)
     routes: Callable[[StreamWorker], Sequence[web.RouteDef]] | None = None
     close: Callable[[], None] = lambda: None
 
@@ -119,6 +119,8 @@ class StreamWorker:
         self._background: list[asyncio.Task[None]] = []
         self._open: list[Callable[[], Awaitable[Any]]] = []  # how to close what is open, in the order of opening
         self.assigned = False
+        #: Of the source topic; 0 until it is known, before any route is served.
+        self.partitions = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain, commit and leave the group.
@@ -196,15 +198,17 @@ class StreamWorker:
 
     async def _start(self) -> None:
         await self._admin.wait_for_broker()
-        partitions = await self._prepare_topics()
+        self.partitions = await self._prepare_topics()
         status = StatusServer(self, self._spec.routes(self) if self._spec.routes else ())
         self._open.append(status.stop)
         url = await status.start(self._config.status_host, self._config.status_port)
         self._observer = await self._asking_client("read_committed")
         self._witness = await self._asking_client("read_uncommitted")
-        self._context = self._make_context(url, partitions)
+        self._context = self._make_context(url)
         watchdog = Watchdog(self, self._config.watchdog_s)
-        self._materialiser = Materialiser(self, self._sink, self._faults, self._config.rollup_interval_s, partitions)
+        self._materialiser = Materialiser(
+            self, self._sink, self._faults, self._config.rollup_interval_s, self.partitions
+        )
         self._background = [asyncio.create_task(watchdog.run()), asyncio.create_task(self._materialiser.run())]
         for task in self._background:
             task.add_done_callback(self._background_ended)
@@ -264,7 +268,7 @@ class StreamWorker:
             async for event in stream.events():
                 self.feed(event.message.value)
 
-    def _make_context(self, url: str, partitions: int) -> PartitionContext:
+    def _make_context(self, url: str) -> PartitionContext:
         spec, config = self._spec, self._config
         return PartitionContext(
             stream=spec.stream,
@@ -273,7 +277,7 @@ class StreamWorker:
             changelog=changelog_name(spec.group),
             limits=config.limits,
             client_settings=self._clients(),
-            make_fold=lambda partition: spec.make_fold(partition, partitions),
+            make_fold=lambda partition: spec.make_fold(partition, self.partitions),
             make_outside=spec.make_outside,
             sink=self._sink,
             dead_letters=self._dead_letters,

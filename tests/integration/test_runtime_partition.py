@@ -121,7 +121,7 @@ async def new_worker(
     stack: LocalStack,
     flush_interval_s: float = 0.05,
     make_fold: Callable[[], Tally] = Tally,
-    make_outside: Callable[[Seat], Outside] | None = None,
+    make_outside: Callable[[Seat, Any], Outside] | None = None,
 ) -> AsyncIterator[Worker]:
     """A worker on a source of its own, of one partition with `RECORDS` records."""
     group = f"group-{uuid.uuid4().hex[:8]}"
@@ -336,11 +336,11 @@ class Notes:
         self.closed = True
 
 
-def noted() -> tuple[list[Notes], Callable[[Seat], Notes]]:
+def noted() -> tuple[list[Notes], Callable[[Seat, Errands], Notes]]:
     """The outsides that were made, and what makes them."""
     seats: list[Notes] = []
 
-    def make(seat: Seat) -> Notes:
+    def make(seat: Seat, fold: Errands) -> Notes:
         seats.append(Notes(seat))
         return seats[-1]
 

@@ -26,9 +26,11 @@ class _Ready(asyncio.Event):
 
 async def asked(world: World, *paths: str, partitions: int = 1, ready: bool = True) -> list[tuple[int, bytes]]:
     """Status and body of each request to a worker that owns partition 0."""
-    worker: Any = SimpleNamespace(runners={0: SimpleNamespace(fold=world.fold, ready=_Ready(ready))})
+    worker: Any = SimpleNamespace(
+        partitions=partitions, runners={0: SimpleNamespace(fold=world.fold, ready=_Ready(ready))}
+    )
     app = web.Application()
-    app.router.add_routes(AudioRoutes(worker, lambda: partitions).all())
+    app.router.add_routes(AudioRoutes(worker).all())
     async with TestClient(TestServer(app)) as client:
         answers = [await client.get(path) for path in paths]
         return [(answer.status, await answer.read()) for answer in answers]

@@ -28,9 +28,9 @@ async def _asked(world: World, *paths: str, partitions: int = 1, ready: bool = T
     event = asyncio.Event()
     if ready:
         event.set()
-    worker: Any = SimpleNamespace(runners={0: SimpleNamespace(fold=world.fold, ready=event)})
+    worker: Any = SimpleNamespace(partitions=partitions, runners={0: SimpleNamespace(fold=world.fold, ready=event)})
     app = web.Application()
-    app.router.add_routes(FilesRoutes(worker, lambda: partitions).all())
+    app.router.add_routes(FilesRoutes(worker).all())
     async with TestClient(TestServer(app)) as client:
         answers = [await client.get(path) for path in paths]
         return [(answer.status, json.loads(await answer.read())) for answer in answers]
@@ -88,7 +88,7 @@ async def test_a_workers_stream_is_put_together(tmp_path: Path) -> None:
     assert (fold.state.rules.partition, fold.state.rules.slots, fold.state.rules.per_user) == (1, 4, 3)
     said: list[Any] = []
     assert spec.make_outside is not None
-    outside = spec.make_outside(Seat(1, 7, said.extend, lambda error: None))
+    outside = spec.make_outside(Seat(1, 7, said.extend, lambda error: None), fold)
     assert not isinstance(files.decode(said[0].key, said[0].value, said[0].headers), Malformed)
     assert (said[0].topic, said[0].partition, fold.state.seat) == (specs.FILES_JOBS, 1, 7)
     outside.close()
