@@ -25,7 +25,9 @@ class Processes:
         host = "127.0.0.1" if settings.gateway_host in ("0.0.0.0", "::") else settings.gateway_host
         self.gateway_url = f"http://{f'[{host}]' if ':' in host else host}:{settings.gateway_port}"
         self.children = [_child("gateway", ["gateway"], settings)]
-        self._answers = {"gateway": f"{self.gateway_url}/api/ready"}
+        # Ready is who can reach the topic of events, which no worker makes where traffic is not folded.
+        path = "/api/ready" if "traffic" in streams else "/api/health"
+        self._answers = {"gateway": f"{self.gateway_url}{path}"}
         for stream, own in settings_of_each(settings, streams):
             # A port that is known here, so that its readiness can be asked for.
             own = dataclasses.replace(own, worker_port=own.worker_port or free_port())

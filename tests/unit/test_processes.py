@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -31,6 +33,26 @@ def test_a_worker_listens_where_it_is_asked_for_its_readiness(port: int) -> None
     assert 0 not in ports
     if port:
         assert ports == [9100, 9101, 9102, 9103]
+
+
+class _WithoutTopic(BaseHTTPRequestHandler):
+    """A gateway whose topic of events is not there."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/api/health" else 503)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_without_traffic_a_gateway_needs_no_topic_of_events() -> None:
+    with HTTPServer(("127.0.0.1", 0), _WithoutTopic) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        settings = Settings(gateway_port=server.server_port)
+        assert Processes(settings, ["files"]).waiting_for() == ["worker files"]
+        assert Processes(settings, ["traffic", "files"]).waiting_for() == ["gateway", "worker traffic", "worker files"]
+        server.shutdown()
 
 
 def test_a_stack_downloads_into_the_cache_that_the_settings_name(
