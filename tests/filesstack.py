@@ -30,6 +30,8 @@ from topics.malformed import Malformed
 CHILD = ("compose.cli", "worker", "--streams", "files", "--child")
 TOPICS = (specs.FILES_JOBS, specs.FILES_PROGRESS, specs.FILES_DEADLETTER)
 PARTITIONS = 2
+#: What a worker logs, with the exception, of an attempt that failed as `internal_error`.
+UNEXPECTED = "an attempt failed unexpectedly"
 QUICK: dict[str, Any] = {
     "files_concurrency": 4,
     "files_progress_s": 0.1,
@@ -53,9 +55,10 @@ class JobProducer:
         )
         self.submitted: dict[str, Submit] = {}
 
-    def submit(self, job_id: str, source: str, format: str = "mp3", **other: Any) -> None:
-        """Ask for an object of the bucket in another format."""
-        values = {"user": "ada", "source": Source(key=source), "quality": "low", **other}
+    def submit(self, job_id: str, source: str | Source, format: str = "mp3", **other: Any) -> None:
+        """Ask for an object of the bucket, or another source, in another format."""
+        where = Source(key=source) if isinstance(source, str) else source
+        values = {"user": "ada", "source": where, "quality": "low", **other}
         submit = Submit(job_id=job_id, format=format, submitted_ms=time.time_ns() // 1_000_000, **values)
         self.submitted[job_id] = submit
         self.say(submit)
@@ -205,7 +208,10 @@ class Run(StreamRun):
 
     def assert_sound(self) -> None:
         """Each job ended once and was told nothing after it; the results are the winners' and nothing else; nothing is left on
-        the disk; no signed URL is in Kafka."""
+        the disk; no signed URL is in Kafka; nothing failed that nobody expected."""
+        for worker in self.workers:
+            _, unexpected, trace = worker.log_path.read_text(errors="replace").partition(UNEXPECTED)
+            assert not unexpected, f"{worker.name}: {unexpected}{trace[:8_000]}"
         winners: set[str] = set()
         for job_id, told in self.told().items():
             ends = [event for event in told.events if isinstance(event, FINAL_EVENTS)]

@@ -61,11 +61,11 @@ def describe(file: Path) -> Described:
     )
 
 
-def silence(to: Path, hours: float) -> Path:
-    """Hours of silence that take no room on the disk: a WAV of 8-bit samples at 8 kHz."""
-    size = int(hours * 3_600 * 8_000)
+def silence(to: Path, hours: float, rate: int = 8_000) -> Path:
+    """Hours of silence that take no room on the disk: a WAV of 8-bit samples, so many a second."""
+    size = int(hours * 3_600 * rate)
     header = struct.pack(
-        "<4sI4s4sIHHIIHH4sI", b"RIFF", size + 36, b"WAVE", b"fmt ", 16, 1, 1, 8_000, 8_000, 1, 8, b"data", size
+        "<4sI4s4sIHHIIHH4sI", b"RIFF", size + 36, b"WAVE", b"fmt ", 16, 1, 1, rate, rate, 1, 8, b"data", size
     )
     with to.open("wb") as file:
         file.write(header)

@@ -142,13 +142,12 @@ def _kill(processes: Processes, name: str, program: str = "") -> str:
             for process in psutil.Process(child.process.pid).children(recursive=True):
                 if "--child" in process.cmdline():
                     below = process.children(recursive=True)
-                    running = sum(program in _program(child) for child in below)
-                    if program and not running:
+                    if program and not any(program in _program(child) for child in below):
                         return ""
                     for killed in (process, *below):
                         with suppress(psutil.NoSuchProcess):
                             killed.kill()
-                    which = f", {running} of them {program}" if program else ""
+                    which = f", {program} among them" if program else ""
                     others = f" and the {len(below)} processes that work for it{which}" if below else ""
                     return f"the {name} worker (pid {process.pid}){others}"
     raise LocalStackError(f"no process of {name} was found to kill")

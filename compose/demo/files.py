@@ -126,8 +126,8 @@ class Watch:
             self._say(f"{format}: the attempt was lost with its worker, another begins")
         elif event.name in ("result", "error"):
             self._say(f"{format}: {event.data['status']}")
-        if (at := event.data.get("stage", event.data["status"])) in _PAST_FETCHING:
-            self._at[format] = f"{format} at {event.data['progress']} % ({at})"
+        if event.data.get("stage", event.data["status"]) in _PAST_FETCHING:
+            self._at[format] = f"{format} at {event.data['progress']} %"
         if not self.killed and len(self._at) == len(self._jobs) and (ended := self._kill("ffmpeg")):
             self.killed = True
             self._say(f"{', '.join(self._at.values())}: SIGKILL to {ended}")

@@ -140,4 +140,4 @@ def test_the_worker_is_killed_once_ffmpeg_is_at_work_and_not_before() -> None:
     watch.tell("b", Event("1", "status", {"status": "verifying", "progress": 80}))
     watch.tell("a", Event("1", "status", {**going, "stage": "converting"}))
     assert (asked, watch.killed) == (["ffmpeg"] * 2, True)
-    assert said == ["mp3 at 80 % (verifying), mp4 at 45 % (converting): SIGKILL to the worker"]
+    assert said == ["mp3 at 80 %, mp4 at 45 %: SIGKILL to the worker"]
