@@ -149,15 +149,27 @@ def _kill(run: Run) -> None:
         run.worker.signal(signal.SIGKILL)
 
 
+def _at_work(run: Run) -> list[psutil.Process]:
+    """The converters' processes, once there are any; none if all that were submitted soon ended without."""
+    over, found = time.monotonic() + 10.0, list[psutil.Process]()
+
+    def met() -> bool:
+        found[:] = run.converting()
+        return bool(found) or time.monotonic() > over
+
+    run.until(met, "files are converted")
+    return found
+
+
 def _kill_converters(run: Run) -> None:
-    for process in run.converting():
+    for process in _at_work(run):
         with suppress(psutil.Error):
             process.kill()
 
 
 def _let_urls_expire(run: Run) -> None:
     """All converters stand still until no URL that they were given works any more."""
-    frozen = run.converting()
+    frozen = _at_work(run)
     for process in frozen:
         with suppress(psutil.Error):
             process.suspend()
