@@ -63,10 +63,19 @@ def describe(file: Path) -> Described:
 
 def silence(to: Path, hours: float, rate: int = 8_000) -> Path:
     """Hours of silence that take no room on the disk: a WAV of 8-bit samples, so many a second."""
-    size = int(hours * 3_600 * rate)
-    header = struct.pack(
-        "<4sI4s4sIHHIIHH4sI", b"RIFF", size + 36, b"WAVE", b"fmt ", 16, 1, 1, rate, rate, 1, 8, b"data", size
-    )
+    return _wav(to, int(hours * 3_600 * rate), rate, 1, 8)
+
+
+def large(to: Path, size_mb: int) -> Path:
+    """A WAV of so many MB that takes no room on the disk and is soon converted: 1.5 MB play for a second."""
+    return _wav(to, size_mb * 1_000_000, 192_000, 2, 32)
+
+
+def _wav(to: Path, size: int, rate: int, channels: int, bits: int) -> Path:
+    frame = channels * bits // 8
+    size -= size % frame
+    form = (b"fmt ", 16, 1, channels, rate, rate * frame, frame, bits)
+    header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", size + 36, b"WAVE", *form, b"data", size)
     with to.open("wb") as file:
         file.write(header)
         file.truncate(len(header) + size)

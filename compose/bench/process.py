@@ -64,10 +64,7 @@ class MeasuredProcess:
 
     def rss_peak_bytes(self) -> int:
         """The most memory it ever had resident."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"VmHWM:\s+(\d+) kB", status)
-        assert found is not None
-        return int(found[1]) * 1024
+        return rss_peak_bytes(self.pid)
 
     def get(self, path: str) -> bytes:
         """What it answers. Raises OSError."""
@@ -93,3 +90,11 @@ def cpu_s(pid: int) -> float:
     """User and system seconds of a process."""
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
+
+
+def rss_peak_bytes(pid: int) -> int:
+    """The most memory a process ever had resident, as the kernel saw it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) * 1024
