@@ -5,6 +5,7 @@ PYTHON ?= python3
 BENCH_VENV := .venv-bench
 STAMP := $(VENV)/.installed
 LOG ?=
+QUICK := tests/unit tests/laws tests/golden
 
 .PHONY: setup demo test check chaos bench lock clean
 
@@ -32,8 +33,14 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The quick tests one a core; those with a stack want the machine for themselves.
 test: check
+ifeq ($(PYTEST_ARGS),)
+	$(BIN)/pytest -n logical --maxprocesses 4 $(QUICK)
+	$(BIN)/pytest -m "not long" $(addprefix --ignore=,$(QUICK))
+else
 	$(BIN)/pytest -m "not long" $(PYTEST_ARGS)
+endif
 
 chaos: setup
 	$(BIN)/pytest tests/integration -m long $(PYTEST_ARGS)
