@@ -10,9 +10,10 @@ import os
 from typing import Any
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
+from streams.runtime.awaited import awaited_partitions
 from streams.runtime.changelog import read_changelog
 from topics.records import Emit
 from topics.specs import OWNERS
@@ -87,9 +88,9 @@ class OwnersTail:
         consumer = AIOKafkaConsumer(isolation_level="read_committed", enable_auto_commit=False, **self._client_settings)
         try:
             await consumer.start()
-            tp = TopicPartition(OWNERS, 0)
-            consumer.assign([tp])
-            await consumer.seek_to_beginning(tp)
+            partitions = await awaited_partitions(consumer, OWNERS)
+            consumer.assign(partitions)
+            await consumer.seek_to_beginning(*partitions)
             while True:
                 for records in (await consumer.getmany(timeout_ms=500)).values():
                     for record in records:

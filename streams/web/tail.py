@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
+
+from streams.runtime.awaited import awaited_partitions
 
 _RETRY_S = 1.0
 
@@ -57,7 +59,7 @@ class TopicTail:
         )
         try:
             await consumer.start()
-            partitions = await self._partitions(consumer)
+            partitions = await awaited_partitions(consumer, self._topic)
             consumer.assign(partitions)
             unknown = [tp for tp in partitions if tp.partition not in self._positions]
             if unknown:
@@ -73,13 +75,3 @@ class TopicTail:
                         self._positions[tp.partition] = record.offset + 1
         finally:
             await consumer.stop()
-
-    async def _partitions(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
-        while True:
-            await consumer._client.add_topic(self._topic)
-            found = consumer.partitions_for_topic(self._topic)
-            if found:
-                return [TopicPartition(self._topic, partition) for partition in sorted(found)]
-            # No worker of the stream has ever run.
-            await asyncio.sleep(_RETRY_S)
-            await consumer._client.force_metadata_update()
