@@ -31,6 +31,7 @@ from streams.runtime.owners import Owner, current_owners
 
 ASK_S = 2.0
 UNHEALTHY = 1
+_LOOK = "`sluiceway up` starts one on this machine, one elsewhere is named by"
 _ROLLED_UP = ("traffic",)
 #: Figures of AI tasks: what is open, and what there was since the stream began.
 _OPEN_TASKS = ("tasks_pending", "tasks_processing")
@@ -84,8 +85,10 @@ async def _workers(settings: Settings, found: dict[str, Any]) -> list[str]:
         async with asyncio.timeout(10):
             owners = await current_owners(kafka_access(settings).aiokafka())
     except (KafkaError, TimeoutError) as error:
-        why = "" if isinstance(error, KafkaConnectionError) else f": {error or 'timed out'}"
-        found["problems"].append(f"Kafka at {settings.kafka_bootstrap} does not answer{why}")
+        why = "" if isinstance(error, KafkaConnectionError) else f" ({error or 'timed out'})"
+        found["problems"].append(
+            f"Kafka at {settings.kafka_bootstrap} does not answer{why}; {_LOOK} SLUICEWAY_KAFKA_BOOTSTRAP"
+        )
         return metrics
     async with ClientSession(timeout=ClientTimeout(total=ASK_S)) as session:
         for url, owned in owners.urls().items():
@@ -116,9 +119,11 @@ async def _progress(settings: Settings, found: dict[str, Any]) -> None:
             rows = await progress(sink)
             found["storage"] = await storage_document(sink, settings.storage_price_per_gb_month, None, 0)
         found["progress"] = [{name: getattr(row, name) for name in row.__dataclass_fields__} for row in rows]
-    except TimeoutError:
-        found["problems"].append(f"ClickHouse at {settings.clickhouse_url} does not answer")
-    except (SinkRefused, SinkUnavailable) as error:
+    except (SinkUnavailable, TimeoutError):
+        found["problems"].append(
+            f"ClickHouse at {settings.clickhouse_url} does not answer; {_LOOK} SLUICEWAY_CLICKHOUSE_URL"
+        )
+    except SinkRefused as error:
         found["problems"].append(str(error))
     finally:
         await sink.close()
