@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib
+import os
 import re
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from importlib import resources
 
 _COMPLAINT_BYTES = 8_192
 
@@ -19,14 +20,22 @@ class FfmpegFailed(Exception):
 
 @functools.cache
 def executable() -> str:
-    """The ffmpeg that the `local` extra brings along, else the system's. Raises FfmpegFailed."""
-    try:
-        return str(importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe())
-    except (ImportError, RuntimeError):
-        found = shutil.which("ffmpeg")
+    """The ffmpeg that `IMAGEIO_FFMPEG_EXE` names, or the `local` extra brings along, else the system's. Raises FfmpegFailed.
+
+    It is not tried out: imageio_ffmpeg does that, and takes one that is killed at that moment for missing ever after.
+    """
+    found = os.environ.get("IMAGEIO_FFMPEG_EXE") or _brought_along() or shutil.which("ffmpeg")
     if found is None:
         raise FfmpegFailed("no ffmpeg: install it, or this package with its extra `local`")
     return found
+
+
+def _brought_along() -> str | None:
+    try:
+        files = resources.files("imageio_ffmpeg.binaries").iterdir()
+    except ModuleNotFoundError:
+        return None
+    return next((str(file) for file in files if file.name.startswith("ffmpeg-")), None)
 
 
 class Ffmpeg:

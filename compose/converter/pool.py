@@ -16,14 +16,13 @@ import structlog
 from compose.converter.limits import ConverterLimits
 from compose.converter.scratch import Scratch
 from compose.converter.words import Done, Going, Work, heard
-from compose.ffmpeg import FfmpegFailed, executable
 from compose.local.process import dying_with_parent
 from streams.files.converting import ConversionFailed, ConvertRequest, ConvertResult, OnProgress
 
 log = structlog.get_logger(__name__)
 
 #: Of our environment a child gets these; the rest holds secrets.
-_ENVIRONMENT = ("PATH", "HOME", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_ENVIRONMENT = ("PATH", "HOME", "LC_ALL", "SSL_CERT_FILE", "SSL_CERT_DIR", "IMAGEIO_FFMPEG_EXE")
 _COMPLAINT_BYTES = 4_096
 #: A result's line tells all of its parts.
 _LINE_BYTES = 1 << 20
@@ -88,7 +87,7 @@ class ProcessConverter:
             limit=_LINE_BYTES,
             # A session and so a group of its own, which ffmpeg is in too: they are ended as one.
             start_new_session=True,
-            env={**{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}, **_ffmpeg()},
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         )
         complaints = asyncio.create_task(_complaints(process))
         try:
@@ -123,14 +122,6 @@ async def listen(
     code = await process.wait()
     log.warning("conversion_died", key=work.request.upload_key, code=code, said=await complaints)
     raise ConversionFailed("killed", f"the converter's process ended with code {code}", again=True)
-
-
-def _ffmpeg() -> dict[str, str]:
-    """Which ffmpeg it is, in the one way that spares the child to find and try it. Raises ConversionFailed."""
-    try:
-        return {"IMAGEIO_FFMPEG_EXE": executable()}
-    except FfmpegFailed as error:
-        raise ConversionFailed("no_ffmpeg", str(error), again=True) from None
 
 
 async def _complaints(process: asyncio.subprocess.Process) -> str:
