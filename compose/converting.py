@@ -45,5 +45,7 @@ def process_converter(settings: Settings) -> ProcessConverter:
 def converter(settings: Settings) -> Converter:
     """Who converts for a worker: the service that the settings name, else processes of its own."""
     if settings.converter_url:
-        return RemoteConverter(settings.converter_url, settings.converter_key)
+        limits = converter_limits(settings)
+        longest_s = limits.fetch_s + limits.wall_s + limits.upload_s
+        return RemoteConverter(settings.converter_url, settings.converter_key, longest_s)
     return process_converter(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -29,7 +30,8 @@ async def saying() -> AsyncIterator[Callable[[bytes], Any]]:
     said = b""
 
     async def answer(request: web.Request) -> web.Response:
-        return web.Response(body=said + b"\n", content_type="application/x-ndjson")
+        kind = "application/json" if said[:2] == b"{\n" else "application/x-ndjson"
+        return web.Response(body=said + b"\n", content_type=kind)
 
     app = web.Application()
     app.router.add_post("/convert", answer)
@@ -50,9 +52,35 @@ async def test_a_result_is_taken(saying: Callable[[bytes], RemoteConverter]) -> 
     assert (await saying(_done()).convert(REQUEST, lambda stage, share: None)).size == 10
 
 
+def _plain(**change: Any) -> bytes:
+    """What a converter says that tells of no progress: its result, over several lines."""
+    return orjson.dumps({**RESULT, **change}, option=orjson.OPT_INDENT_2)
+
+
+async def test_a_converter_that_only_answers_at_the_end_will_do(saying: Callable[[bytes], RemoteConverter]) -> None:
+    result = await saying(_plain(codec="mp3")).convert(REQUEST, lambda stage, share: None)
+    assert (result.r2_key, result.size, result.checksum) == (KEY, 10, RESULT["checksum"])
+
+
+async def test_a_converter_that_never_answers_is_given_up(saying: Callable[[bytes], RemoteConverter]) -> None:
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as server:
+        silent = RemoteConverter(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", longest_s=0.2)
+        with pytest.raises(ConversionFailed) as failed:
+            await silent.convert(REQUEST, lambda stage, share: None)
+    assert (failed.value.code, failed.value.again) == ("converter_lost", True)
+
+
 @pytest.mark.parametrize(
     "line",
     [
+        _plain(r2_key="converted/1_a_other.mp3"),
+        _plain(checksum="none"),
+        b"{\n}",
+        b"{\n" + b" " * (2 << 20) + b"}",
         _done(r2_key="converted/1_a_other.mp3"),
         _done(size=-1),
         _done(size=1 << 60),
