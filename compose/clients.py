@@ -21,17 +21,20 @@ def clickhouse(settings: Settings) -> ClickHouseSink:
     )
 
 
+def bucket_address(settings: Settings) -> BucketAddress:
+    """Where the bucket of all objects is, and its keys."""
+    return BucketAddress(
+        settings.s3_endpoint,
+        settings.s3_bucket,
+        settings.s3_access_key,
+        settings.s3_secret_key,
+        settings.s3_region,
+    )
+
+
 def bucket(settings: Settings) -> Bucket:
     """The bucket of all objects; made inside a running event loop."""
-    return Bucket(
-        BucketAddress(
-            settings.s3_endpoint,
-            settings.s3_bucket,
-            settings.s3_access_key,
-            settings.s3_secret_key,
-            settings.s3_region,
-        )
-    )
+    return Bucket(bucket_address(settings))
 
 
 def presigner(settings: Settings, objects: Bucket) -> Presigner:

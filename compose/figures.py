@@ -34,6 +34,11 @@ def by_label(metrics: str, name: str, label: str) -> dict[str, int]:
     }
 
 
+def share(good: int, bad: int) -> float | None:
+    """The good ones' share of all; None while there are none."""
+    return good / (good + bad) if good + bad else None
+
+
 def buckets(
     metrics: str, name: str, of: Callable[[Mapping[str, str]], bool] = lambda labels: True
 ) -> dict[float, float]:

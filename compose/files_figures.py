@@ -8,7 +8,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from compose.figures import by_label
+from compose.figures import by_label, share
 from sinks.clickhouse.queries import FileJobs, FileStorage
 from streams.files.sizes import SIZE_CLASSES
 from streams.web.metrics import DIRECT_UPLOADS, PRESIGNS
@@ -32,8 +32,8 @@ def files_section(found: FileStorage) -> dict[str, Any]:
     return {
         "conversions": {"objects": completed, "bytes": sum(jobs.bytes for jobs in done)},
         "uploads": {"objects": found.uploads, "bytes": found.uploads_bytes},
-        "jobs": {**{status.value: count[status] for status in Status}, "success": _share(completed, failed)},
-        "verifications": {"passed": completed, "failed": refused, "success": _share(completed, refused)},
+        "jobs": {**{status.value: count[status] for status in Status}, "success": share(completed, failed)},
+        "verifications": {"passed": completed, "failed": refused, "success": share(completed, refused)},
         "failures": dict(failures.most_common()),
         "times": {
             name: _times([jobs for jobs in done if jobs.size == place]) for place, (name, _) in enumerate(SIZE_CLASSES)
@@ -71,11 +71,7 @@ def share_line(good: int, bad: int) -> str:
 
 def _outcomes(found: Mapping[str, int], good: str, *bad: str) -> dict[str, Any]:
     counts = {name: found.get(name, 0) for name in (good, *bad)}
-    return {**counts, "success": _share(counts[good], sum(counts[name] for name in bad))}
-
-
-def _share(good: int, bad: int) -> float | None:
-    return good / (good + bad) if good + bad else None
+    return {**counts, "success": share(counts[good], sum(counts[name] for name in bad))}
 
 
 def _times(jobs: Sequence[FileJobs]) -> dict[str, Any]:

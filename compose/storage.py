@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
+from compose.figures import share
 from compose.files_figures import files_section, own_section, share_line
 from sinks.clickhouse.queries import audio_storage, audio_users, file_storage
 from sinks.clickhouse.sink import ClickHouseSink
@@ -71,7 +72,7 @@ async def storage_document(sink: ClickHouseSink, price_per_gb_month: float, mont
                 "stored": stored,
                 "failed": failed,
                 "attempts": audio.attempts,
-                "success": stored / (stored + failed) if stored + failed else None,
+                "success": share(stored, failed),
                 "success_limit": UPLOAD_SUCCESS_MIN,
             },
             "month": {

@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 from confluent_kafka import Producer
 
+from compose.clients import bucket_address
 from compose.local.process import free_port
 from compose.local.stack import LocalStack
-from sinks.objects import BucketAddress
 from sinks.objects.client import s3_client
 from tests.chaos.workers import Worker
 from tests.streamrun import StreamRun, emptied, end
@@ -105,15 +105,7 @@ class Objects:
     def __init__(self, stack: LocalStack) -> None:
         settings = stack.settings()
         self._bucket = settings.s3_bucket
-        self._client = s3_client(
-            BucketAddress(
-                settings.s3_endpoint,
-                settings.s3_bucket,
-                settings.s3_access_key,
-                settings.s3_secret_key,
-                settings.s3_region,
-            )
-        )
+        self._client = s3_client(bucket_address(settings))
 
     def put(self, key: str, data: bytes) -> str:
         """Write an object; its key."""

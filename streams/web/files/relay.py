@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 from streams.web.answers import json_answer
 from streams.web.context import FILES, REGISTRY
 from streams.web.files.parts import FileParts, Relay, StoredFile, UploadRefused
-from streams.web.files.uploads import CONTENT_TYPE_PATTERN
+from streams.web.files.uploads import CONTENT_TYPE_CHARS_MAX, CONTENT_TYPE_PATTERN, NAME_CHARS_MAX
 from streams.web.openapi import Endpoints, Json, response
 from streams.web.problems import Problem
 from streams.web.unavailable import RETRY_S, unavailable
@@ -24,7 +24,6 @@ from streams.web.usage import measured
 from topics.files_keys import upload_key
 
 _TYPE = re.compile(CONTENT_TYPE_PATTERN)
-_NAME_MAX = 1_024
 _TOLD_S = 0.25
 _MEASURED_S_MAX = 3_600.0
 
@@ -61,7 +60,7 @@ _FILE: Json = {"required": True, "content": {"*/*": {"schema": {"type": "string"
             "name": "file_name",
             "in": "query",
             "required": True,
-            "schema": {"type": "string", "minLength": 1, "maxLength": _NAME_MAX},
+            "schema": {"type": "string", "minLength": 1, "maxLength": NAME_CHARS_MAX},
         }
     ],
     responses={200: response("The store has it", {"$ref": "#/components/schemas/Relayed"})},
@@ -134,10 +133,10 @@ def _wanted(request: web.Request, bytes_max: int) -> tuple[str, str, int]:
     if hdrs.CONTENT_ENCODING in request.headers:
         raise Problem(415, "Send the file as it is, without a Content-Encoding.")
     file_name = request.query.get("file_name", "")
-    if not 1 <= len(file_name) <= _NAME_MAX:
-        raise Problem(400, f"file_name is wanted in the query, 1 to {_NAME_MAX:,} characters.")
+    if not 1 <= len(file_name) <= NAME_CHARS_MAX:
+        raise Problem(400, f"file_name is wanted in the query, 1 to {NAME_CHARS_MAX:,} characters.")
     content_type = request.headers.get(hdrs.CONTENT_TYPE, "application/octet-stream")
-    if not _TYPE.fullmatch(content_type) or len(content_type) > 128:
+    if not _TYPE.fullmatch(content_type) or len(content_type) > CONTENT_TYPE_CHARS_MAX:
         raise Problem(415, f"{content_type[:100]!a} is no Content-Type of a file.")
     size_bytes = request.content_length
     if size_bytes is None:

@@ -24,6 +24,7 @@ from topics.files_keys import UPLOADS, safe_file_name, upload_key
 
 _ID = re.compile(r"[0-9a-f]{24}")
 _SIZE = "size"
+NAME_CHARS_MAX, CONTENT_TYPE_CHARS_MAX = 1_024, 128
 # Python's `$` lets a line break follow; JSON Schema's does not.
 CONTENT_TYPE_PATTERN = r"^[a-zA-Z0-9!#$&^_.+-]+/[a-zA-Z0-9!#$&^_.+-]+(; ?[a-zA-Z0-9=\",. +-]+)?(?!\n)$"
 
@@ -33,8 +34,8 @@ T = TypeVar("T")
 class NewUpload(msgspec.Struct, frozen=True):
     """A file that is to go up."""
 
-    file_name: Annotated[str, Meta(min_length=1, max_length=1_024, description="made safe; the key shows how")]
-    content_type: Annotated[str, Meta(max_length=128, pattern=CONTENT_TYPE_PATTERN)]
+    file_name: Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX, description="made safe; the key shows how")]
+    content_type: Annotated[str, Meta(max_length=CONTENT_TYPE_CHARS_MAX, pattern=CONTENT_TYPE_PATTERN)]
     size_bytes: Annotated[int, Meta(ge=1, description="exactly; the store refuses any other size")]
 
 
