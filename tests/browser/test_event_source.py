@@ -11,9 +11,9 @@ from playwright.async_api import BrowserContext
 
 from compose.local.model_http import stand_in_answer
 from compose.local.stack import LocalStack
+from tests.aiclient import ask, new_task, state
 from tests.aistack import Run, ai_run
 from tests.audiostack import Gateway
-from tests.integration.test_ai_gateway import ask, new_task, state
 
 pytestmark = pytest.mark.stack
 

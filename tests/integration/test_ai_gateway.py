@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +11,7 @@ from httpx_sse import ServerSentEvent, connect_sse
 
 from compose.local.model_http import stand_in_answer
 from compose.local.stack import LocalStack
+from tests.aiclient import ask, new_task, state
 from tests.aistack import Run, ai_run
 from tests.audiostack import Gateway
 from topics import specs
@@ -36,29 +33,6 @@ def gateway(run: Run) -> Iterator[Gateway]:
     made = Gateway(run, "gateway").start()
     yield made
     made.stop()
-
-
-def ask(gateway: Gateway, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, Any]]:
-    """Status and JSON of an answer."""
-    data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(gateway.url + path, data, headers, method=method)
-    if data is not None:
-        asked.add_header("Content-Type", "application/json")
-    try:
-        with urllib.request.urlopen(asked, timeout=20) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-
-
-def new_task(question: str, **more: str) -> dict[str, str]:
-    """The body of a submission."""
-    return {"task_type": "question", "user": "ada", "language": "English", "question": question, **more}
-
-
-def state(gateway: Gateway, task_id: str) -> dict[str, Any]:
-    """A task as it is shown."""
-    return ask(gateway, "GET", f"/api/tasks/{task_id}")[1]
 
 
 def test_a_task_from_its_submission_to_its_end(run: Run, gateway: Gateway) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ from sinks.clickhouse.writer import Grouping
 from sinks.errors import SinkRefused, SinkUnavailable
 from tests.faults import FaultProxy
 from tests.rows import deadletter, events, partial, partials, progress
+from tests.waiting import until
 from tests.warehouse import KEPT_DAYS, migrated, new_database, new_sink, parts_of, rows_of, value_of
 from topics.rows import version_of
 
@@ -27,12 +28,6 @@ pytestmark = pytest.mark.stack
 EVENTS = "traffic_events_rows"
 PARTIALS = "path_stats_hourly_rows"
 DEADLINE_S = 20.0
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for is a sink's state, which has no event
-            await asyncio.sleep(0.02)
 
 
 @pytest.fixture
@@ -157,7 +152,7 @@ async def _outage(sink: ClickHouseSink, proxy: FaultProxy, seconds: float) -> No
         await sink.insert(EVENTS, events(range(10)))
         proxy.refuse()
         waiting = [asyncio.create_task(sink.insert(EVENTS, events(range(i, i + 10)))) for i in range(10, 50, 10)]
-        await _until(lambda: not sink.available)
+        await until(lambda: not sink.available)
         done, _ = await asyncio.wait(waiting, timeout=seconds)
         assert not done and not sink.available
         assert sink.last_error is not None and "traffic_events_rows" in sink.last_error
@@ -174,7 +169,7 @@ async def test_changes_of_availability_are_told(stack: LocalStack) -> None:
         async with migrated(proxy.url, on_change=told.append) as sink:
             proxy.refuse()
             waiting = asyncio.create_task(sink.insert(EVENTS, events(range(10))))
-            await _until(lambda: not sink.available)
+            await until(lambda: not sink.available)
             proxy.serve()
             await asyncio.wait_for(waiting, DEADLINE_S)
     assert told == [False, True]
@@ -185,7 +180,7 @@ async def test_too_many_parts_are_waited_out(sink: ClickHouseSink) -> None:
     await sink.query(limit + "1")
     await sink.insert(EVENTS, events(range(10)))
     waiting = asyncio.create_task(sink.insert(EVENTS, events(range(10, 20))))
-    await _until(lambda: not sink.available)
+    await until(lambda: not sink.available)
     await sink.query(limit + "3000")
     await asyncio.wait_for(waiting, DEADLINE_S)
     assert await _counted(sink) == (20, 20)
@@ -222,7 +217,7 @@ async def test_tables_do_not_wait_for_each_other(sink: ClickHouseSink) -> None:
     await sink.query(f"ALTER TABLE {sink.qualified(EVENTS)} MODIFY SETTING parts_to_throw_insert = 1")
     await sink.insert(EVENTS, events([1]))
     stuck = asyncio.create_task(sink.insert(EVENTS, events([2])))
-    await _until(lambda: not sink.available)
+    await until(lambda: not sink.available)
     await asyncio.wait_for(sink.insert(PARTIALS, partials(partial())), DEADLINE_S)
     assert not sink.available, "one table still waits"
     stuck.cancel()
@@ -234,7 +229,7 @@ async def test_an_insert_given_up_during_an_outage_is_not_made_later(
     sink, proxy = faulty
     proxy.refuse()
     given_up = asyncio.create_task(sink.insert(EVENTS, events(range(10))))
-    await _until(lambda: not sink.available)
+    await until(lambda: not sink.available)
     given_up.cancel()
     kept = asyncio.create_task(sink.insert(EVENTS, events(range(10, 15))))
     proxy.serve()
@@ -248,7 +243,7 @@ async def test_closing_during_an_outage_ends_at_once(stack: LocalStack) -> None:
         await sink.migrate(KEPT_DAYS)
         proxy.refuse()
         waiting = [asyncio.create_task(sink.insert(table, events([1]))) for table in (EVENTS, EVENTS, "other")]
-        await _until(lambda: not sink.available)
+        await until(lambda: not sink.available)
         await asyncio.wait_for(sink.close(), 2.0)
         done, _ = await asyncio.wait(waiting, timeout=2.0)
         assert len(done) == 3 and all(task.cancelled() for task in done)
@@ -316,7 +311,7 @@ async def test_a_wrong_password_is_waited_out(tmp_path: Any) -> None:
         with pytest.raises(SinkUnavailable, match="Authentication failed"):
             await wrong.query("SELECT 1")
         waiting = asyncio.create_task(wrong.insert(EVENTS, events([1])))
-        await _until(lambda: not wrong.available)
+        await until(lambda: not wrong.available)
         assert not waiting.done()
         await wrong.close()
         await right.close()

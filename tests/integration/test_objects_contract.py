@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -29,6 +29,7 @@ from sinks.objects import (
     multipart_etag,
 )
 from tests.objectstores import Impatient, ObjectStore
+from tests.waiting import until
 
 pytestmark = pytest.mark.stack
 
@@ -49,12 +50,6 @@ def _bytes(size: int, seed: int = 0) -> bytes:
 
 def _md5(data: bytes) -> str:
     return hashlib.md5(data).hexdigest()
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - neither the proxy nor availability has an event
-            await asyncio.sleep(0.01)
 
 
 PARTS = [_bytes(PART, 1), _bytes(PART, 2), _bytes(1_000_003, 3)]
@@ -240,7 +235,7 @@ async def test_a_put_is_made_again_until_it_holds(bucket: Bucket, store: ObjectS
 async def test_a_store_that_is_down_is_waited_for(bucket: Bucket, store: ObjectStore, key: str) -> None:
     store.server.kill()
     waiting = asyncio.create_task(bucket.put_verified(key, b"data"))
-    await _until(lambda: not bucket.available)
+    await until(lambda: not bucket.available, DEADLINE_S)
     assert not waiting.done() and bucket.last_error
     await asyncio.to_thread(store.server.start)
     assert await asyncio.wait_for(waiting, DEADLINE_S) == ObjectInfo(4, _md5(b"data"))
@@ -250,7 +245,7 @@ async def test_a_store_that_is_down_is_waited_for(bucket: Bucket, store: ObjectS
 async def test_a_slow_request_does_not_hold_up_the_others(bucket: Bucket, store: ObjectStore, key: str) -> None:
     store.proxy.slow("PutObject", 2.0)
     slow = asyncio.create_task(bucket.put(key, b"slow"))
-    await _until(lambda: store.proxy.count("PutObject") == 1)
+    await until(lambda: store.proxy.count("PutObject") == 1, DEADLINE_S)
     await asyncio.wait_for(bucket.put(f"{key} other", b"quick"), 1.5)
     assert not slow.done()
     await slow
@@ -457,7 +452,7 @@ async def test_completing_may_be_given_up_and_asked_again(bucket: Bucket, store:
     await _sent(upload, PARTS)
     store.proxy.slow("HeadObject", 1.0)
     given_up = asyncio.create_task(upload.complete())
-    await _until(lambda: store.proxy.count("HeadObject") == 1)
+    await until(lambda: store.proxy.count("HeadObject") == 1, DEADLINE_S)
     given_up.cancel()
     await asyncio.wait([given_up])
     assert (await upload.complete()).size_bytes == sum(map(len, PARTS))
@@ -575,7 +570,7 @@ async def test_of_parts_side_by_side_none_belongs_to_a_lost_upload(
     await upload.part(1, PARTS[0])
     store.proxy.slow("UploadPart", 0.5)
     late = asyncio.create_task(upload.part(2, PARTS[1]))
-    await _until(lambda: store.proxy.count("UploadPart") == 2)
+    await until(lambda: store.proxy.count("UploadPart") == 2, DEADLINE_S)
     store.proxy.lose_upload("UploadPart")
     with pytest.raises(UploadLost):
         await upload.part(3, PARTS[2])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,15 +14,10 @@ from compose.local.stack import LocalStack
 from streams.runtime import owners
 from streams.runtime.admin import TopicAdmin
 from streams.runtime.owners import OwnersTail, announcement
+from tests.waiting import until
 from topics import specs
 
 pytestmark = pytest.mark.stack
-
-
-async def _until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not true():  # noqa: ASYNC110 - what is waited for sets no event
-            await asyncio.sleep(0.02)
 
 
 async def test_a_topic_that_is_not_there_yet_is_asked_for_in_peace(
@@ -41,11 +34,11 @@ async def test_a_topic_that_is_not_there_yet_is_asked_for_in_peace(
     monkeypatch.setattr(AIOKafkaClient, "_metadata_update", noted)
     tail = OwnersTail(clients)
     await tail.start()
-    await _until(lambda: len(asked) > 4)
+    await until(lambda: len(asked) > 4)
     assert asked[4] - asked[1] > 0.9
     await TopicAdmin({"bootstrap.servers": stack.kafka.bootstrap}, 1).ensure([specs.compacted(topic, 1)])
     async with AIOKafkaProducer(**clients) as producer:
         said = announcement("traffic", 3, "http://127.0.0.1:1", 1)
         await producer.send_and_wait(topic, said.value, said.key)
-    await _until(lambda: ("traffic", 3) in tail.owners)
+    await until(lambda: ("traffic", 3) in tail.owners)
     await tail.stop()

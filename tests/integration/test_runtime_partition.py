@@ -26,6 +26,7 @@ from streams.runtime.outside import Outside, Seat
 from streams.runtime.owners import announcement
 from streams.runtime.partition import PartitionContext, PartitionRunner, RuntimeLimits
 from streams.runtime.takeover import LogBounds
+from tests.waiting import until
 from topics import specs
 from topics.records import Batch, Emit, Flush, Record
 
@@ -107,13 +108,6 @@ class Worker:
 def records(begin: int, end: int) -> Batch:
     """A fetch of the records between two offsets."""
     return Batch.of("source", 0, begin, end, [Record(i, i, None) for i in range(begin, end)])
-
-
-async def until(condition: Any, deadline_s: float = 20.0) -> None:
-    """Wait until `condition` holds."""
-    async with asyncio.timeout(deadline_s):
-        while not condition():  # noqa: ASYNC110 - what is waited for sets no event
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

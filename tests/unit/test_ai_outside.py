@@ -26,6 +26,7 @@ from streams.ai.outside import World as Outer
 from streams.ai.rules import ModelLimits
 from streams.runtime.outside import Seat
 from tests.aifold import MODEL, RULES, World, submit
+from tests.waiting import until
 from topics import ai
 from topics.ai import Answered, Block, CallFailed, Idle, Kind, Owner, Usage, WebhookSent
 from topics.malformed import Malformed
@@ -105,9 +106,7 @@ class Bench:
 
     async def until(self, true: Callable[[], bool]) -> None:
         """Wait for it."""
-        async with asyncio.timeout(DEADLINE_S):
-            while not true():  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+        await until(true, DEADLINE_S)
 
     async def done(self) -> list[ai.TaskRecord]:
         """What was reported once nothing is under way."""

@@ -17,6 +17,7 @@ from streams.files.outside import World as Outer
 from streams.files.store import Signed, StoreRefused, UploadGone
 from streams.runtime.outside import Seat
 from tests.filesfold import MD5, RULES, World, submit
+from tests.waiting import until
 from topics import files
 from topics.files import AttemptFailed, Converted, Idle, Owner, Prepared, Progressed, Source, Stage, Swept, Verified
 from topics.malformed import Malformed
@@ -116,9 +117,7 @@ class Bench:
 
     async def until(self, true: Callable[[], bool]) -> None:
         """Wait for it."""
-        async with asyncio.timeout(DEADLINE_S):
-            while not true():  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+        await until(true, DEADLINE_S)
 
     async def done(self) -> list[files.JobRecord]:
         """What was reported once nothing is under way."""
